@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, locks that die with their process, fingerprints."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cubslib import CubsError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write a file or a folder under; rename it to `path` at the end.
+
+    A reader sees the old content or the new, never a part. If the body raises, `path` stays as it
+    was and what was written is removed.
+
+    Raises:
+        CubsError: the folder of `path` cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(draft)
+        yield draft
+        if draft.is_file():
+            with open(draft, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(draft, path)
+    except PermissionError as error:
+        raise CubsError(f"{path.parent} cannot be written: make it writable.") from error
+    finally:
+        _remove(draft)
+
+
+@contextmanager
+def lock(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold the lock file `path`; the system frees it when the process ends, however it ends.
+
+    Args:
+        path: the lock file; its folder is made.
+        busy: the sentence to refuse with at once where another process holds the lock; without
+            one, wait.
+
+    Raises:
+        CubsError: `busy` is given and another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path, timeout=0 if busy else -1)
+    try:
+        held.acquire()
+    except Timeout:
+        raise CubsError(busy) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def fingerprint(*parts: object) -> str:
+    """Return 16 hexadecimal digits that change when any of `parts` does (by its bytes or `repr`).
+
+    >>> fingerprint("a", 1) == fingerprint("a", 1), fingerprint("a", 1) == fingerprint("a", 2)
+    (True, False)
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
