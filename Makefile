@@ -1,0 +1,48 @@
+# `make demo` and `make test` set up .venv by themselves: once, and again when pyproject.toml changes.
+PYTHONS := python3 python3.13 python3.12 python3.11
+FREE_GB := 8
+PY := .venv/bin/python
+RUN := runs/T4_retrieval,dataset=sample,margin=0.2
+
+.PHONY: help demo test install
+
+help:
+	@echo 'make demo   train T4 on the drawn sample and export its notebook as out.html'
+	@echo 'make test   ruff, then all tests'
+
+demo: install
+	$(PY) -m papermill notebooks/T4_retrieval.ipynb out.ipynb -p margin 0.2 -p dataset sample
+	$(PY) -m nbconvert --to html --template classic out.ipynb
+	@echo "The notebook is $$PWD/out.html, the run's files are in $(RUN):"
+	@LC_ALL=C awk -F, 'NR > 1 { if ($$1 != stage) printf "%s%-15s", (NR > 2 ? "\n" : ""), $$1; \
+	  stage = $$1; printf "  R@%d %.1f %%", $$2, 100 * $$3 } END { print "" }' '$(RUN)/recall.csv'
+
+test: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest
+
+install: .venv/installed
+
+# The first of the commands $(1) that runs, is of a version we support and has the module $(2).
+first = $$(for python in $(1); do "$$python" -c 'import sys, $(2); \
+  (3, 11) <= sys.version_info < (3, 14) and print(sys.executable)' 2>/dev/null | grep . && break; done)
+
+# .venv/unfinished marks a first installation that did not end: it is begun anew.
+.venv/installed: pyproject.toml
+	@stop() { echo "make: $$1" >&2; exit 1; }; \
+	if [ -e .venv/unfinished ] || [ -z "$(call first,$(PY),pip)" ]; then \
+	  [ "$(call first,$(PYTHONS),os)" ] || stop \
+	    "no Python 3.11, 3.12 or 3.13 was found: install one, or name it (make PYTHONS=/its/path ...)."; \
+	  python="$(call first,$(PYTHONS),ensurepip)"; [ "$$python" ] || stop \
+	    "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)."; \
+	  free=$$(df -Pk . | awk 'match($$0, /[0-9]+ +[0-9]+%/) { print int(substr($$0, RSTART) / 1048576) }'); \
+	  [ "$$free" -ge $(FREE_GB) ] || stop \
+	    "$$free GB of disk are free here and $(FREE_GB) are needed: make room (without CUDA: make FREE_GB=3 ...)."; \
+	  echo "Setting up .venv with $$python: this takes some minutes the first time."; \
+	  rm -rf .venv && mkdir .venv && touch .venv/unfinished && "$$python" -m venv .venv || stop \
+	    "$$python could not make .venv: its lines above say why."; \
+	fi; \
+	$(PY) -m pip install --disable-pip-version-check -e '.[test]' || stop \
+	  "pip could not install what pyproject.toml lists: check the network and call make again."; \
+	touch .venv/installed && rm -f .venv/unfinished

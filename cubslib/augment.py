@@ -1,0 +1,128 @@
+"""A batch of uint8 images → an augmented, normalised float batch; every image its own draw.
+
+It runs where the batch lives. Which draw an image gets follows from its place in the epoch's
+global order, so neither the batch size nor the number of processes changes a pixel.
+
+Shapes: B images in the batch, H × W pixels read, S × S pixels given; D draws an image.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cubslib.sampling import generator
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's train images, in [0, 1]
+NUM_DRAWS = 12  # D: area, aspect, x, y, flip, brightness, contrast, saturation; erase?, area, x, y
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far images are varied; the defaults vary nothing.
+
+    Attributes:
+        min_area: the smallest share of the image's area that a crop keeps, in (0, 1].
+        max_aspect: the largest stretch of a crop, ≥ 1: its width to height lies in [1/a, a].
+        flip: whether half the images are mirrored.
+        colour: the largest relative change of brightness, contrast and saturation, in [0, 1).
+        erase: the share of images that lose a square of 1/16 to 1/4 of their area, in [0, 1].
+    """
+
+    min_area: float = 1.0
+    max_aspect: float = 1.0
+    flip: bool = False
+    colour: float = 0.0
+    erase: float = 0.0
+
+
+def draws(count: int, seed: int, fit: str, epoch: int) -> Tensor:
+    """Return an epoch's random numbers, uniform in [0, 1): a row (D,) a place in its order."""
+    table = generator(seed, fit, epoch, "augmentation").random((count, NUM_DRAWS), np.float32)
+    return torch.from_numpy(table)
+
+
+def augment(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
+    """Vary a batch and normalise it.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        u: the images' draws (B, D), uniform in [0, 1).
+        how: how far.
+        size: S.
+
+    Returns:
+        float32 (B, 3, S, S) with about zero mean and unit variance.
+    """
+    u = u.to(images.device)
+    batch = _resample(images.float() / 255, u[:, :5], how, size)
+    batch = _recolour(batch, u[:, 5:8], how.colour)
+    return _erase(_normalise(batch), u[:, 8:12], how.erase)
+
+
+def prepare(images: Tensor, size: int) -> Tensor:
+    """Resize and normalise a batch without varying it: what is done at val and test.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        size: S; where it differs from H × W, bilinear with antialiasing.
+
+    Returns:
+        float32 (B, 3, S, S).
+    """
+    batch = images.float() / 255
+    if batch.shape[-2:] != (size, size):
+        batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
+    return _normalise(batch)
+
+
+def restore(batch: Tensor) -> Tensor:
+    """Undo the normalisation: floats in [0, 1] that can be looked at, of the same shape."""
+    mean, std = (batch.new_tensor(c).view(3, 1, 1) for c in (MEAN, STD))
+    return (batch * std + mean).clamp(0, 1)
+
+
+def _normalise(batch: Tensor) -> Tensor:
+    mean, std = (batch.new_tensor(c).view(3, 1, 1) for c in (MEAN, STD))
+    return (batch - mean) / std
+
+
+def _resample(batch: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
+    """Crop, stretch, scale and mirror in one bilinear resampling (B, 3, H, W) → (B, 3, S, S)."""
+    side = (how.min_area + (1 - how.min_area) * u[:, 0]).sqrt()
+    stretch = how.max_aspect ** (u[:, 1] - 0.5)
+    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+    # affine_grid counts in half-images from the centre: ±(1 - width) is as far as a crop can go.
+    theta = batch.new_zeros(len(batch), 2, 3)
+    mirror = 1 - 2 * (u[:, 4] < 0.5).float() if how.flip else 1
+    theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
+    theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * u[:, 2] - 1), (1 - height) * (2 * u[:, 3] - 1)
+    grid = F.affine_grid(theta, [len(batch), 3, size, size], align_corners=False)
+    return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
+
+
+def _recolour(batch: Tensor, u: Tensor, strength: float) -> Tensor:
+    """Scale brightness, then contrast about the image's mean, then saturation about its gray."""
+    if not strength:
+        return batch
+    brightness, contrast, saturation = (1 + strength * (2 * u - 1)).T.view(3, -1, 1, 1, 1)
+    batch = batch * brightness
+    batch = torch.lerp(batch.mean((1, 2, 3), keepdim=True), batch, contrast)
+    return torch.lerp(batch.mean(1, keepdim=True), batch, saturation).clamp(0, 1)
+
+
+def _erase(batch: Tensor, u: Tensor, share: float) -> Tensor:
+    """Set a square of some images to the mean, 0 after normalisation (cf. Zhong et al. 2020)."""
+    if not share:
+        return batch
+    size = batch.shape[-1]
+    side = size * (1 / 16 + (1 / 4 - 1 / 16) * u[:, 1]).sqrt()
+    left, top = ((size - side) * u[:, i] for i in (2, 3))
+    pixel = torch.arange(size, device=batch.device)
+    within = [
+        (pixel >= start[:, None]) & (pixel < (start + side)[:, None]) for start in (top, left)
+    ]
+    square = within[0][:, :, None] & within[1][:, None, :] & (u[:, 0] < share)[:, None, None]
+    return batch.masked_fill(square[:, None], 0.0)

@@ -1,0 +1,159 @@
+"""A data set decoded once into one memory-mapped uint8 file; whole batches are read by position.
+
+Decoding JPEGs in every epoch costs more than training a small network on them. The packed copy
+holds the decoded pixels, so a batch is one indexed read and memory is bounded by the batch.
+
+Shapes: N images in the packed copy, B in a batch, S pixels a side.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cubslib import CubsError
+from cubslib.disk import fingerprint, lock, whole
+from cubslib.progress import Progress
+
+CHUNK = 256  # images a thread decodes at a time
+
+
+def decode(path: Path, size: int, box: Sequence[int] | None = None) -> np.ndarray:
+    """Read one image as uint8 (3, S, S) in [0, 255]: upright, RGB, squeezed to a square.
+
+    Args:
+        path: an image in any format that Pillow reads; grayscale becomes three equal channels.
+        size: S. The whole image is kept; its aspect is not.
+        box: left, upper, right, lower in pixels, cut out before resizing.
+
+    Raises:
+        CubsError: the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise CubsError(f"{path} is missing: check the path.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CubsError(f"{path} is no image that can be read; give a whole image file.") from error
+    if box is not None:
+        upright = upright.crop(tuple(box))
+    if upright.size != (size, size):
+        upright = upright.resize((size, size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(upright).transpose(2, 0, 1))
+
+
+class PackedImages(Dataset):
+    """Labelled images, read from a packed copy that is made at the first read.
+
+    Args:
+        root: the data set's folder; the packed copy is kept in it.
+        name: what the packed copy is called; splits that share `files` share it.
+        files: N names relative to `root`, with forward slashes.
+        labels: N official labels from 0.
+        class_names: the name of each official label.
+        rows: which of the files are in this split, by position.
+        size: S.
+        boxes: (N, 4) boxes to cut out, or None for whole images.
+        protocol: how the files at hand stand to the official data set.
+
+    Attributes:
+        names: the split's file names. labels: its official labels, int64.
+        targets: its labels renumbered from 0 among the classes present: what trains a classifier.
+        classes: the names of the present classes, in the order of `targets`.
+    """
+
+    def __init__(
+        self, root, name, files, labels, class_names, rows, size, boxes=None, protocol="complete"
+    ):
+        self.root, self.files, self.size, self.boxes = Path(root), files, size, boxes
+        self.protocol, self.pack_name = protocol, name
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.names = [files[row] for row in self.rows]
+        self.labels = torch.as_tensor(np.asarray(labels, dtype=np.int64)[self.rows])
+        present, self.targets = self.labels.unique(return_inverse=True)
+        self.classes = tuple(class_names[label] for label in present.tolist())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        """Return the image at `position`, uint8 (3, S, S), and its official label."""
+        return self.__getitems__([range(len(self))[position]])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return one (image, label) a position, read at once: what a `DataLoader` asks for."""
+        labels = self.labels[torch.as_tensor(positions)].tolist()
+        return list(zip(self.read(positions), labels, strict=True))
+
+    def read(self, positions: Sequence[int]) -> Tensor:
+        """Return the images at `positions`, uint8 (B, 3, S, S)."""
+        return torch.from_numpy(self._pack[0][self.rows[np.asarray(positions)]])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of all packed pixels and of this split's rows and labels."""
+        return fingerprint(self._pack[1], self.rows.tobytes(), self.labels.numpy().tobytes())
+
+    @cached_property
+    def _pack(self) -> tuple[np.ndarray, bytes]:
+        """The packed copy (N, 3, S, S) and its digest, made anew where stale or damaged."""
+        stats = [(self.root / file).stat() for file in self.files]
+        source = fingerprint(
+            *((file, s.st_size, s.st_mtime_ns) for file, s in zip(self.files, stats, strict=True)),
+            None if self.boxes is None else self.boxes.tobytes(),
+        )
+        stem = f"packed-{self.pack_name}-{self.size}px"
+        path = self.root / f"{stem}-{source}.npy"
+        with lock(self.root / f".{stem}.lock"):
+            pack = _open(path)
+            if pack is None:
+                _write(path, self.root, self.files, self.size, self.boxes)
+                pack = _open(path)
+                for other in self.root.glob(f"{stem}-*.npy"):
+                    if other != path:
+                        other.unlink()  # made from files that are no longer there
+        return pack
+
+
+def _open(path: Path) -> tuple[np.ndarray, bytes] | None:
+    """Map the packed copy at `path`; None where there is none or its digest does not match."""
+    try:
+        images = np.load(path, mmap_mode="r")
+        digest = _trailer(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return (images, digest) if hashlib.sha256(images).digest() == digest else None
+
+
+def _trailer(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(-32, 2)
+        return file.read()
+
+
+def _write(path, root, files, size, boxes) -> None:
+    """Decode all files into `path`, an .npy file followed by the SHA-256 of its array."""
+    with whole(path) as draft, Progress(len(files), unit="img", desc="packing") as bar:
+        images = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(files), 3, size, size))
+
+        def decode_chunk(start: int) -> int:
+            stop = min(start + CHUNK, len(files))
+            for row in range(start, stop):
+                box = None if boxes is None else boxes[row]
+                images[row] = decode(root / files[row], size, box)
+            return stop - start
+
+        with ThreadPoolExecutor() as pool:
+            for done in pool.map(decode_chunk, range(0, len(files), CHUNK)):
+                bar.update(done)
+        images.flush()
+        with open(draft, "ab") as file:
+            file.write(hashlib.sha256(images).digest())
