@@ -24,6 +24,9 @@ test: install
 
 install: .venv/installed
 
+# A .venv whose Python has gone since (upgraded, moved) does not count as installed.
+$(shell test -e .venv/installed && ! $(PY) -c '' 2>/dev/null && rm .venv/installed)
+
 # The first of the commands $(1) that runs, is of a version we support and has the module $(2).
 first = $$(for python in $(1); do "$$python" -c 'import sys, $(2); \
   (3, 11) <= sys.version_info < (3, 14) and print(sys.executable)' 2>/dev/null | grep . && break; done)

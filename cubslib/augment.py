@@ -98,7 +98,10 @@ def _resample(batch: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
     theta = batch.new_zeros(len(batch), 2, 3)
     mirror = 1 - 2 * (u[:, 4] < 0.5).float() if how.flip else 1
     theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
-    theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * (2 * u[:, 2] - 1), (1 - height) * (2 * u[:, 3] - 1)
+    theta[:, 0, 2], theta[:, 1, 2] = (
+        (1 - width) * (2 * u[:, 2] - 1),
+        (1 - height) * (2 * u[:, 3] - 1),
+    )
     grid = F.affine_grid(theta, [len(batch), 3, size, size], align_corners=False)
     return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
 

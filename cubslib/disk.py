@@ -50,7 +50,7 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
         CubsError: `busy` is given and another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(path, timeout=0 if busy else -1)
+    held = FileLock(path, timeout=0 if busy else -1, is_singleton=True)
     try:
         held.acquire()
     except Timeout:

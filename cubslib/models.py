@@ -31,6 +31,7 @@ class CustomCNN(nn.Module):
     Three stages of 80, 160 and 320 channels at 1/2, 1/4 and 1/8 of the image. A stage is one
     convolution that widens and halves, and one whose output is added to its input. The head reads
     each channel's mean and its maximum: how much of a pattern there is, and whether there is any.
+    A last batch normalisation brings both to one scale.
 
     Args:
         num_classes: the number of logits.
@@ -42,6 +43,7 @@ class CustomCNN(nn.Module):
         self.enter1, self.stay1 = conv_bn(3, 80, stride=2), conv_bn(80, 80)
         self.enter2, self.stay2 = conv_bn(80, 160, stride=2), conv_bn(160, 160)
         self.enter3, self.stay3 = conv_bn(160, 320, stride=2), conv_bn(320, 320)
+        self.norm = nn.BatchNorm1d(2 * 320)
         self.fc = nn.Linear(2 * 320, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class CustomCNN(nn.Module):
         x = self.enter2(x + self.stay1(x))  # (B, 160, S/4, S/4)
         x = self.enter3(x + self.stay2(x))  # (B, 320, S/8, S/8)
         x = x + self.stay3(x)
-        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)  # (B, 640)
+        return self.norm(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))  # (B, 640)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes) of images (B, 3, S, S)."""

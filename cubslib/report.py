@@ -4,8 +4,9 @@ A page needs nothing but its own file: figures, style and formulas are inside it
 """
 
 import base64
+import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -14,43 +15,98 @@ from textwrap import wrap
 from urllib.parse import quote
 
 import nbformat
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from matplotlib import rc_context
+from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets.config import Config
 
-from cubslib import CubsError, runs
+from cubslib import CubsError, records
 from cubslib.disk import whole
 
 STYLE = """
 body { font: 16px/1.6 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 0 }
 main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem }
-main.wide { max-width: 90rem }
+main.index { max-width: 110rem }
+.index p { max-width: 62rem }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em }
-h1 { font-size: 1.9rem } h2 { font-size: 1.4rem; border-bottom: 1px solid #d1d9e0 }
-a { color: #0059a3 } a.anchor-link { display: none }
-img { max-width: 100%; height: auto } img.tex { vertical-align: middle }
+h2 { border-bottom: 1px solid #d1d9e0 }
+a { color: #0059a3 }
+a.anchor-link { display: none }
+img { max-width: 100%; height: auto }
 img.display { display: block; margin: 1rem auto }
 pre { font: .85rem/1.45 ui-monospace, Consolas, monospace; overflow-x: auto; margin: .6em 0 }
-.input pre, .text_cell pre { background: #f6f8fa; padding: .6rem .9rem; border-radius: 6px }
-.input .highlight { background: none }
-.output_stderr pre { background: #fff4e0; padding: .6rem .9rem }
-.output_error pre { background: #ffebe9; padding: .6rem .9rem }
-.output_html, .output_markdown, .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem; margin: 1rem 0 }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid #d1d9e0; text-align: left }
+.input pre, .text_cell pre, .output_stderr pre { padding: .6rem .9rem; background: #f6f8fa }
+.output_stderr pre { background: #fff4e0 }
+.output_html, .output_markdown, .text_cell_render, .scroll { overflow-x: auto }
+table { border-collapse: collapse; font-size: .85rem; line-height: 1.4; margin: 1rem 0 }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid #d1d9e0; text-align: left }
 th { border-bottom: 2px solid #59636e; vertical-align: bottom }
 td { vertical-align: top; font-variant-numeric: tabular-nums }
 mark { background: #ffd33d; color: #000; font-weight: bold; padding: 0 .35em }
 """
-# nbconvert's `classic`, the template that keeps the figures' alt text, without its style and scripts
-TEMPLATE = """{% extends "classic/index.html.j2" %}
+# nbconvert's `classic`, which keeps the figures' alt text, without its style and scripts
+NOTEBOOK = """{% extends "classic/index.html.j2" %}
 {% block html_head_js %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block notebook_css %}<style>{{ resources.house_style }}</style>{% endblock %}
 """
-SAMPLE = "SAMPLE, drawn by us"
+SAMPLE = "SAMPLE"
+COLUMNS = (
+    *("Task", "Run", "Data", "Fashion", "Stage", "Epochs"),
+    *("Val top-1 %", "Val top-5 %", "Test top-1 %", "Test top-5 %"),
+    *("Recall @1 %", "Recall @2 %", "Recall @4 %", "Recall @8 %"),
+    *("Weights from", "Parameters", "Minutes", "Hardware", "Seed"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under the names of their columns; HTML in a notebook, plain in a terminal.
+
+    An empty cell shows a dash; a column without any content is left out.
+    """
+
+    rows: Sequence[Mapping[str, str]]
+
+    def grid(self) -> list[list[str]]:
+        """Return the lines of the table, the names of the columns first."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        names = [name for name in names if any(row.get(name) for row in self.rows)]
+        return [names, *([row.get(name) or "–" for name in names] for row in self.rows)]
+
+    def html(self, links: Mapping[str, str] | None = None) -> str:
+        """Return the table as HTML; `links` are the addresses that a cell's text leads to."""
+        names, *rows = self.grid()
+        lines = ["".join(f'<th scope="col">{escape(name)}</th>' for name in names)]
+        lines += ["".join(f"<td>{_cell(cell, links or {})}</td>" for cell in row) for row in rows]
+        return "<table>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
+
+    def __str__(self) -> str:
+        """Return the table as text, its cells broken at spaces after 18 characters."""
+        cells = [[wrap(cell, 18, break_long_words=False) for cell in line] for line in self.grid()]
+        widths = [max(map(len, sum(column, []))) for column in zip(*cells, strict=True)]
+        lines = []
+        for line in cells:
+            for i in range(max(map(len, line), default=0)):
+                parts = (" ".join(cell[i : i + 1]) for cell in line)
+                pairs = zip(parts, widths, strict=True)
+                lines.append("  ".join(part.ljust(width) for part, width in pairs).rstrip())
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def table(found: Iterable[tuple[Path, dict]]) -> Table:
+    """Tabulate runs, pairs of folder and record as `records.find` gives them; T4 by stage."""
+    return Table([row for folder, record in found for row in _rows(folder, record)])
 
 
 def page(notebook: Path, html: Path | None = None) -> Path:
@@ -63,148 +119,80 @@ def page(notebook: Path, html: Path | None = None) -> Path:
     html = Path(html or notebook.with_suffix(".html"))
     try:
         content = nbformat.read(notebook, as_version=4)
-    except FileNotFoundError:
-        raise CubsError(f"There is no notebook {notebook}.") from None
-    except (ValueError, nbformat.ValidationError, nbformat.reader.NotJSONError):
-        raise CubsError(f"{notebook} is no notebook: run it again to have it written.") from None
+    except OSError:
+        raise CubsError(f"There is no notebook {notebook}: name one that was run.") from None
+    except Exception as error:  # many kinds for what is no notebook
+        raise CubsError(f"{notebook} is no notebook: run it again to write it anew.") from error
     content.metadata["title"] = _title(content) or notebook.stem
-    content.metadata.pop("widgets", None)
-    exporter = HTMLExporter(raw_template=TEMPLATE, filters={"markdown2html": _markdown})
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    text, _ = exporter.from_notebook_node(content, {"house_style": STYLE})
+    exporter = HTMLExporter(
+        template_name="classic",
+        raw_template=NOTEBOOK,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        filters={"markdown2html": _markdown},
+        config=Config(CSSHTMLHeaderPreprocessor={"style": "default"}),
+    )
+    resources = {"house_style": STYLE, "metadata": {"path": str(notebook.parent)}}
     with whole(html) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(exporter.from_notebook_node(content, resources)[0], encoding="utf-8")
     return html
 
 
 def site(root: Path) -> Path:
-    """Write `root`/report: a page for each finished run's notebook and the index; return the index.
+    """Write `root`/report, a page for each finished run's notebook and the index; return the index.
 
     Raises:
         CubsError: no run under `root` is finished.
     """
-    found = sorted(runs.find(root), key=lambda run: run[1]["task"])
+    found = sorted(records.find(Path(root)), key=lambda run: run[1]["task"])
     if not found:
         raise CubsError(f"{root} holds no finished run: `python -m cubslib run T4` makes one.")
     folder, links = Path(root) / "report", {}
     for run, _ in found:
-        for notebook in sorted(run.glob("*.ipynb"))[:1]:
+        for notebook in run.glob("T*.ipynb"):
             links[run.name] = quote(page(notebook, folder / f"{run.name}.html").name)
     with whole(folder / "index.html") as draft:
-        draft.write_text(_index(table(found), links), encoding="utf-8")
+        draft.write_text(_index(table(found).html(links)), encoding="utf-8")
     return folder / "index.html"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under the names of their columns; HTML in a notebook, plain in a terminal.
-
-    Empty cells show a dash, a column without any cell is left out, `links` make of a cell's
-    text a link.
-    """
-
-    rows: Sequence[dict[str, str]]
-
-    def columns(self) -> list[str]:
-        """Return the names of the columns that hold something, in the order of the rows."""
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        return [name for name in names if any(row.get(name) for row in self.rows)]
-
-    def html(self, links: dict[str, str] | None = None) -> str:
-        """Return the table as HTML, cells whose text is in `links` linked to that address."""
-        lines = ["".join(f'<th scope="col">{escape(name)}</th>' for name in self.columns())]
-        for row in self.rows:
-            cells = (_cell(row.get(name) or "–", links or {}) for name in self.columns())
-            lines += ["".join(f"<td>{cell}</td>" for cell in cells)]
-        return "<table>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
-
-    def __str__(self) -> str:
-        """Return the table in columns of at most 18 characters."""
-        columns = self.columns()
-        grid = [columns, *([row.get(name) or "–" for name in columns] for row in self.rows)]
-        cells = [[wrap(cell, 18) for cell in line] for line in grid]
-        widths = [max(len(part) for cell in column for part in cell) for column in zip(*cells)]
-        lines = []
-        for line in cells:
-            for i in range(max(map(len, line))):
-                parts = (cell[i] if i < len(cell) else "" for cell in line)
-                text = "  ".join(part.ljust(w) for part, w in zip(parts, widths, strict=True))
-                lines.append(text.rstrip())
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.html()
-
-
-def table(found: Iterable[tuple[Path, dict]]) -> Table:
-    """Tabulate runs, pairs of folder and record as `runs.find` gives them: T4 has a row a stage."""
-    return Table([row for folder, record in found for row in _rows(folder.name, record)])
-
-
-def _rows(name: str, record: dict) -> list[dict[str, str]]:
+def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     settings = record["settings"]
-    start = {"Task": record["task"], "Run": name, "Data": _data(record)}
-    start["Fashion"] = str(settings.get("fashion") or "")
-    end = {
+    name = "Cars196" if record["task"] == "T4" else "Tiny ImageNet"
+    name = f"{SAMPLE} in place of {name}" if record["dataset"] == "sample" else name
+    fashion = settings.get("fashion", "")
+    row = dict.fromkeys(COLUMNS, "") | {
+        "Task": record["task"],
+        "Run": folder.name,
+        "Data": f"{name}: {record['protocol']}",
+        "Fashion": fashion,
+        "Weights from": settings.get("origin", ""),
         "Parameters": f"{record['num_parameters'] / 1e6:.2f} M",
         "Minutes": f"{record['seconds'] / 60:.1f}",
-        "Hardware": _words(record["hardware"]),
+        "Hardware": record["hardware"],
         "Seed": str(record["seed"]),
     }
-    scores = {
-        f"{split.capitalize()} {top[:3]}-{top[3:]}": _percent(record[split][top])
-        for split in ("val", "test")
-        for top in ("top1", "top5")
-        if split in record
+    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+        epochs = {line["fit"]: line["epoch"] for line in csv.DictReader(file)}  # the last of each
+    if record["task"] == "T4":
+        stages = record["recall"].items()
+        return [row | _recalls(stage, recall, epochs[stage]) for stage, recall in stages]
+    return [row | _accuracies(record) | {"Epochs": epochs.get(fashion or "classification", "")}]
+
+
+def _recalls(stage: str, recall: dict, epochs: str) -> dict[str, str]:
+    percents = {f"Recall @{k} %": f"{100 * value:.1f}" for k, value in recall.items()}
+    return {"Stage": stage, "Epochs": epochs} | percents
+
+
+def _accuracies(record: dict) -> dict[str, str]:
+    places = [(split, k) for split in ("val", "test") for k in (1, 5)]
+    return {
+        f"{split.title()} top-{k} %": f"{100 * record[split][f'top{k}']:.1f}" for split, k in places
     }
-    if "recall" not in record:
-        return [start | {"Epochs": _words(settings.get("epochs"))} | scores | end]
-    return [
-        start
-        | {"Stage": stage, "Epochs": _words(settings.get(epochs))}
-        | {f"Recall@{k}": _percent(value) for k, value in record["recall"][stage].items()}
-        | end
-        for stage, epochs in (("classification", "classify_epochs"), ("embedding", "embed_epochs"))
-    ]
 
 
-def _data(record: dict) -> str:
-    name = "Cars196" if record["task"] == "T4" else "Tiny ImageNet"
-    limit = record["settings"].get("limit_classes")
-    part = f", first {limit} classes" if limit else ""
-    start = f"{SAMPLE}: " if record["dataset"] == "sample" else f"{name}, "
-    return f"{start}{record['protocol']}{part}"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(str(part) for part in value.values() if part not in (None, ""))
-    return "" if value is None else str(value)
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _cell(text: str, links: dict[str, str]) -> str:
-    if text in links:
-        return f'<a href="{escape(links[text])}">{escape(text)}</a>'
-    return escape(text).replace(SAMPLE, f"<mark>{SAMPLE}</mark>")
-
-
-def _index(results: Table, links: dict[str, str]) -> str:
-    notes = [
-        "Val chose the weights; test was read once, after that. Recall is that of classes never "
-        "trained on: the share of images with one of their own class among the K nearest others.",
-    ]
-    if any(SAMPLE in row["Data"] for row in results.rows):
-        notes.insert(
-            0,
-            f"<mark>{SAMPLE}</mark> marks runs on small data sets of drawn pictures: they show "
-            "that everything works, and say nothing about photographs.",
-        )
+def _index(results: str) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -214,24 +202,43 @@ def _index(results: Table, links: dict[str, str]) -> str:
 <style>{STYLE}</style>
 </head>
 <body>
-<main class="wide">
+<main class="index">
 <h1>Recognition and retrieval: results</h1>
-{"".join(f"<p>{note}</p>" for note in notes)}
-<div class="scroll">{results.html(links)}</div>
+<p>T1 to T3 name the object in a photograph; T4 finds other photographs of the same car model. Val
+chose the weights; test was read once, after that. Recall@K, on classes never trained on, is the
+share of images with one of their own class among their K nearest others. A run's name leads to its
+notebook. <mark>{SAMPLE}</mark> marks small data sets of drawn pictures: such a run shows that
+everything works, and says nothing about photographs.</p>
+<div class="scroll">{results}</div>
 </main>
 </body>
 </html>
 """
 
 
+def _cell(text: str, links: Mapping[str, str]) -> str:
+    if text in links:
+        return f'<a href="{links[text]}">{_breakable(text)}</a>'
+    return re.sub(rf"^{SAMPLE}\b", f"<mark>{SAMPLE}</mark>", _breakable(text))
+
+
+def _breakable(text: str) -> str:
+    return re.sub(r",(?=\S)", ",<wbr>", escape(text))  # runs have long names
+
+
 def _title(content: nbformat.NotebookNode) -> str:
-    texts = (cell.source for cell in content.cells if cell.cell_type == "markdown")
-    found = re.search(r"^#+ +(.+?) *$", "\n".join(texts), re.MULTILINE)
+    text = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
+    found = re.search(r"^#+ +(.+?)\s*$", text, re.MULTILINE)
     return re.sub(r"[*_`$]", "", found[1]) if found else ""
 
 
-def _markdown(source: str) -> str:
-    return MarkdownWithMath(_Renderer(escape=False)).render(source)
+@pass_context
+def _markdown(context: Context, source: str) -> str:
+    """Turn Markdown into HTML with its pictures inside."""
+    path = context["resources"]["metadata"]["path"]
+    attachments = context["cell"].get("attachments")
+    renderer = _Renderer(escape=False, embed_images=True, attachments=attachments, path=path)
+    return MarkdownWithMath(renderer).render(source)
 
 
 class _Renderer(IPythonRenderer):
@@ -245,12 +252,14 @@ class _Renderer(IPythonRenderer):
 
 
 def _formula(tex: str, kind: str) -> str:
-    """Draw TeX as far as matplotlib knows it as a picture with its source as alt text."""
+    """Draw the TeX that matplotlib knows, its source as alt text; show the source of other TeX."""
     tex, picture = " ".join(tex.split()), BytesIO()
     try:
         with rc_context({"mathtext.fontset": "cm"}):
-            math_to_image(f"${tex}$", picture, format="svg")
+            size = FontProperties(size=13)
+            depth = math_to_image(f"${tex}$", picture, prop=size, format="svg")
     except ValueError:
         return f"<code>{escape(tex)}</code>"
     data = base64.b64encode(picture.getvalue()).decode()
-    return f'<img class="{kind}" alt="{escape(tex)}" src="data:image/svg+xml;base64,{data}">'
+    look = f'class="{kind}" style="vertical-align: -{depth}pt" alt="{escape(tex)}"'
+    return f'<img {look} src="data:image/svg+xml;base64,{data}">'

@@ -21,7 +21,9 @@ def generator(seed: int, fit: str, epoch: int, purpose: str) -> np.random.Genera
     >>> generator(0, "embedding", 3, "order").integers(1000)
     np.int64(378)
     """
-    return np.random.default_rng([seed, zlib.crc32(fit.encode()), epoch, zlib.crc32(purpose.encode())])
+    return np.random.default_rng(
+        [seed, zlib.crc32(fit.encode()), epoch, zlib.crc32(purpose.encode())]
+    )
 
 
 def shuffled(labels, batch_size: int, seed: int, fit: str, epoch: int) -> np.ndarray:

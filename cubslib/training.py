@@ -1,0 +1,359 @@
+"""The loop, open to the reader: fit, checkpoint, resume, score, load.
+
+Under it Lightning Fabric places tensors, chooses the precision and joins processes.
+
+Shapes: N images in a data set, B in a process's batch, W processes, S pixels a side, F outputs.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cubslib import CubsError, metrics, models, records, sampling, settings
+from cubslib.augment import Augmentation, augment, draws, prepare
+from cubslib.disk import whole
+from cubslib.packed import PackedImages, decode
+from cubslib.progress import Progress
+from cubslib.runs import Run
+
+EVAL_BATCH = 256  # images at a time where nothing is trained
+
+
+def launch(run: Run) -> Fabric:
+    """Return the Fabric that a run computes with: one device, or the many processes of torchrun.
+
+    Raises:
+        CubsError: the run began on a device that this machine lacks.
+    """
+    here, begun_on = settings.device(), run.resolved["device"]
+    if begun_on not in (here, "cpu") and not run.finished:
+        raise CubsError(f"run_dir {run.folder.name} began on {begun_on}: go on where there is one.")
+    device = here if run.finished else begun_on
+    precision = settings.precision(device) if run.finished else run.resolved["precision"]
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+@dataclass
+class Fit:
+    """The moving parts of one training: all but `criterion` and `batches` are in its checkpoint.
+
+    `network` is Fabric's wrap of `model`; `averaged` is None where the recipe averages nothing.
+    """
+
+    run: Run
+    name: str
+    fabric: Fabric
+    model: nn.Module
+    network: nn.Module
+    criterion: nn.Module
+    batches: Callable
+    optimizer: torch.optim.Optimizer
+    schedule: OneCycleLR
+    averaged: AveragedModel | None
+    history: list[dict]
+
+    @property
+    def reported(self) -> nn.Module:
+        """The network that is judged: the averaged one where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+
+def fit(
+    run: Run,
+    name: str,
+    model: nn.Module,
+    criterion: nn.Module,
+    score: Callable[[Fabric, nn.Module, PackedImages, int], dict[str, float]],
+    batches: Callable = sampling.shuffled,
+    fabric: Fabric | None = None,
+) -> nn.Module:
+    """Train one network by its recipe, or go on where an earlier process stopped.
+
+    Every epoch ends with a checkpoint; killed at any moment and called again, a fit ends with the
+    same history and weights. A fit that is complete is read from its files.
+
+    Args:
+        run: it trains by `run.recipe(name)` on `run.train` and is judged on `run.val`.
+        name: the fit's.
+        model: a network of `models`, trained in place.
+        criterion: (outputs, targets) of the global batch → a scalar to minimise.
+        score: judges the network on val, its first number deciding: `accuracy` or `recall`.
+        batches: an epoch's global batches, `sampling.shuffled` or `sampling.class_balanced`.
+        fabric: what computes; by default what `launch` gives.
+
+    Returns:
+        `model` with the fit's reported weights: the best on val, or the last where there is none.
+
+    Raises:
+        CubsError: the loss is no longer finite, or a checkpoint does not fit the network.
+    """
+    state = _begin(run, name, model, criterion, batches, fabric or launch(run))
+    recipe, history, folder = run.recipe(name), state.history, run.folder / "checkpoints" / name
+    if over(history, recipe):
+        print(f"{name}: {len(history)} epochs read from {run.folder.name}; nothing is trained.")
+    hidden = over(history, recipe) or not state.fabric.is_global_zero
+    total, done = recipe.epochs * len(run.train), len(history) * len(run.train)
+    with Progress(total, initial=done, unit="img", desc=name, disable=hidden) as bar:
+        while not over(history, recipe):
+            try:
+                row = train_epoch(state, bar)
+            except KeyboardInterrupt:
+                print(f"Interrupted; {name} is saved to epoch {len(history)}: run again to go on.")
+                raise
+            if run.val is not None:
+                scores = score(state.fabric, state.reported, run.val, recipe.test_size)
+                row |= {f"val_{key}": value for key, value in scores.items()}
+            history.append(row)
+            if state.fabric.is_global_zero:  # best before last: a kill between repeats the epoch
+                if best_epoch(history) == len(history):
+                    _report(state, folder / "best.ckpt")
+                _save(state, folder / "last.ckpt")
+                run.write_history(name, history)
+            state.fabric.barrier()
+    model.load_state_dict(records.checkpoint(folder / "best.ckpt")["state_dict"])
+    return model
+
+
+def train_epoch(state: Fit, bar: Progress) -> dict:
+    """Train one epoch; return its row of the history."""
+    run, fabric, recipe, epoch = (
+        state.run,
+        state.fabric,
+        state.run.recipe(state.name),
+        len(state.history),
+    )
+    how = Augmentation(**recipe.augmentation)
+    where = (run.seed, state.name, epoch)  # all randomness follows from this
+    positions = state.batches(run.train.targets, recipe.batch_size, *where)
+    places = np.arange(positions.size).reshape(positions.shape)
+    numbers = draws(positions.size, *where)
+    torch.manual_seed(sampling.generator(*where, f"rank {fabric.global_rank}").integers(2**63))
+    state.network.train()
+    total, start = torch.zeros((), device=fabric.device), time.perf_counter()
+    bar.set_description(f"{state.name}, epoch {epoch + 1} of {recipe.epochs}")
+    own = [sampling.shard(x, fabric.global_rank, fabric.world_size) for x in (positions, places)]
+    for step, (rows, draw) in enumerate(zip(*own, strict=True)):
+        progress = (epoch + step / len(positions)) / recipe.epochs
+        size = [side for share, side in recipe.sizes if share <= progress][-1]
+        images = fabric.to_device(run.train.read(rows))
+        images = augment(images, numbers[draw], how, size).contiguous(
+            memory_format=torch.channels_last
+        )
+        outputs, targets = gather(fabric, state.network(images), run.train.targets[rows])
+        loss = state.criterion(outputs, targets)
+        fabric.backward(loss)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.schedule.step()
+        if state.averaged is not None:
+            state.averaged.update_parameters(state.model)
+        total += loss.detach()
+        if bar.update(len(targets)):  # true when it was drawn: reading the loss waits for the GPU
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    mean = total.item() / len(positions)
+    if not np.isfinite(mean):
+        raise CubsError(f"the loss of {state.name} is {mean} in epoch {epoch + 1}: lower lr.")
+    seconds = time.perf_counter() - start
+    return {"epoch": epoch + 1, "lr": state.schedule.get_last_lr()[0], "size": size, "loss": mean,
+            "seconds": round(seconds, 2), "images_per_second": round(positions.size / seconds, 1)}  # fmt: skip
+
+
+def gather(fabric: Fabric, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the global batch's outputs (W·B, F), with gradients, and targets (W·B,).
+
+    Each process then has the whole loss, and the average of the processes' gradients, which DDP
+    takes, is the gradient of the whole loss.
+    """
+    outputs = fabric.all_gather(outputs, sync_grads=True)  # (B, F), or (W, B, F) where W > 1
+    targets = fabric.all_gather(fabric.to_device(targets))
+    return outputs.flatten(0, -2), targets.flatten()
+
+
+def best_epoch(history: list[dict]) -> int:
+    """Return the epoch, from 1, of the best val score; the last where nothing was scored."""
+    key = next((key for key in history[-1] if key.startswith("val_")), None) if history else None
+    if key is None:
+        return len(history)
+    return 1 + int(np.argmax([row[key] for row in history]))
+
+
+def over(history: list[dict], recipe: settings.Recipe) -> bool:
+    """Say whether a fit is done: all epochs, or stopped early.
+
+    Under a one-cycle schedule the gain comes late: it is not stopped in the first two thirds.
+    """
+    done, stale = len(history), len(history) - best_epoch(history)
+    return done >= recipe.epochs or (3 * done >= 2 * recipe.epochs and stale >= recipe.patience)
+
+
+@torch.no_grad()
+def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True) -> Tensor:
+    """Return the network's outputs for all images (N, F), float32 on the CPU.
+
+    Args:
+        fabric: its processes share the images.
+        model: judged in eval mode, left in the mode it was in.
+        data: N images.
+        size: S that they are resized to.
+        head: logits or embeddings; False for the features before the last layer.
+    """
+    training, function = model.training, model if head else model.features
+    model.to(fabric.device).eval()
+    world = fabric.world_size
+    padded = np.arange(-(-len(data) // world) * world) % len(data)  # an equal number for each
+    own, found = padded[fabric.global_rank :: world], []
+    for start in range(0, len(own), EVAL_BATCH):
+        images = prepare(fabric.to_device(data.read(own[start : start + EVAL_BATCH])), size)
+        with fabric.autocast():
+            found.append(function(images.contiguous(memory_format=torch.channels_last)).float())
+    model.train(training)
+    gathered = fabric.all_gather(torch.cat(found)).view(world, len(own), -1)
+    return gathered.transpose(0, 1).flatten(0, 1)[: len(data)].cpu()
+
+
+def accuracy(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
+    """Return `top1` and `top5` of a classifier on data whose classes are those it was trained on."""
+    found = metrics.top_k_accuracy(outputs(fabric, model, data, size), data.targets)
+    return {f"top{k}": value for k, value in found.items()}
+
+
+def recall(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
+    """Return `recall_at_1` of the embeddings, or of a classifier's features."""
+    head = "embedding_dim" in model.config
+    found = metrics.recall_at_k(outputs(fabric, model, data, size, head), data.labels, ks=(1,))
+    return {"recall_at_1": found[1]}
+
+
+def load(run_dir: str | Path) -> nn.Module:
+    """Return a finished run's network in eval mode, with its `classes` and `image_size`.
+
+    Args:
+        run_dir: the run's folder, or a `best.ckpt`.
+
+    Raises:
+        CubsError: there is no checkpoint of ours.
+    """
+    path = Path(run_dir)
+    saved = records.checkpoint(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
+    model = models.rebuild(saved["config"])
+    _load(model, saved["state_dict"], path)
+    model.classes, model.image_size = saved["classes"], saved["image_size"]
+    return model.eval()
+
+
+def initialise(model: nn.Module, path: Path) -> None:
+    """Give `model` the weights of a checkpoint; its last layer keeps its own.
+
+    Raises:
+        CubsError: weights other than the CUBS blocks' are missing or of another shape.
+    """
+    saved = {key: value for key, value in records.checkpoint(path)["state_dict"].items()
+             if not key.startswith("fc.")}  # fmt: skip
+    own = {
+        key for key in model.state_dict() if not key.startswith("fc.") and "attention" not in key
+    }
+    if own - saved.keys():
+        raise CubsError(f"{path.name} is a checkpoint of another network: give one of ResNet-18.")
+    _load(model, saved, path, strict=False)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[str, float]]:
+    """Return the likeliest classes of one photograph with their probabilities, best first.
+
+    Args:
+        model: a classifier as `load` gives it.
+        photo: an image file; it is squeezed to the square that the network reads.
+        count: how many classes.
+
+    Raises:
+        CubsError: the photograph cannot be read, or the network has no classification layer.
+    """
+    if "embedding_dim" in model.config:
+        raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
+    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
+    best = (
+        model(prepare(image, model.image_size)).softmax(1)[0].topk(min(count, len(model.classes)))
+    )
+    return [
+        (model.classes[i], p)
+        for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def _begin(run, name, model, criterion, batches, fabric) -> Fit:
+    """Build what training moves, in the state that the last checkpoint holds."""
+    recipe = run.recipe(name)
+    steps = len(batches(run.train.targets, recipe.batch_size, run.seed, name, 0))
+    model.to(fabric.device, memory_format=torch.channels_last)
+    averaged = None
+    if recipe.ema_decay:
+        average = get_ema_multi_avg_fn(recipe.ema_decay)
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    network, optimizer = fabric.setup(model, _optimizer(model, recipe))
+    schedule = OneCycleLR(optimizer, recipe.lr, recipe.epochs * steps, cycle_momentum=False)
+    state = Fit(
+        run, name, fabric, model, network, criterion, batches, optimizer, schedule, averaged, []
+    )
+    path = run.folder / "checkpoints" / name / "last.ckpt"
+    if path.exists():
+        saved = torch.load(path, map_location=fabric.device, weights_only=True)
+        state.history = saved.pop("history")
+        for part, values in saved.items():
+            _load(getattr(state, part), values, path)
+    return state
+
+
+def _optimizer(model: nn.Module, recipe: settings.Recipe) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer; only weights of two and more dimensions decay."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, recipe.lr)
+
+
+def _save(state: Fit, path: Path) -> None:
+    parts = ["model", "optimizer", "schedule"] + ["averaged"] * (state.averaged is not None)
+    content = {part: getattr(state, part).state_dict() for part in parts}
+    with whole(path) as draft:
+        torch.save(content | {"history": state.history}, draft)
+
+
+def _report(state: Fit, path: Path) -> None:
+    """Write the weights that the fit would report, with what rebuilds their network."""
+    with whole(path) as draft:
+        torch.save(
+            {
+                "state_dict": {key: x.cpu() for key, x in state.reported.state_dict().items()},
+                "config": state.model.config,
+                "classes": list(state.run.train.classes),
+                "image_size": state.run.resolved["image_size"],
+                "epoch": len(state.history),
+            },
+            draft,
+        )
+
+
+def _load(part, values: dict, path: Path, **options) -> None:
+    try:
+        part.load_state_dict(values, **options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CubsError(
+            f"{path.name} of {path.parent.name} is a checkpoint of another network."
+        ) from error
