@@ -41,7 +41,7 @@ first = $$(for python in $(1); do "$$python" -c 'import sys, $(2); \
 	    "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)."; \
 	  free=$$(df -Pk . | awk 'match($$0, /[0-9]+ +[0-9]+%/) { print int(substr($$0, RSTART) / 1048576) }'); \
 	  [ "$$free" -ge $(FREE_GB) ] || stop \
-	    "$$free GB of disk are free here and $(FREE_GB) are needed: make room (without CUDA: make FREE_GB=3 ...)."; \
+	    "$$free GB of disk are free, $(FREE_GB) are needed: make room (or FREE_GB=3, without CUDA)."; \
 	  echo "Setting up .venv with $$python: this takes some minutes the first time."; \
 	  rm -rf .venv && mkdir .venv && touch .venv/unfinished && "$$python" -m venv .venv || stop \
 	    "$$python could not make .venv: its lines above say why."; \

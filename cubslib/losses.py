@@ -15,7 +15,8 @@ MININGS = ("paper", "all", "hardest")
 class MultiSimilarityLoss(nn.Module):
     """Multi-Similarity loss of a batch (eq. 12) over the pairs that its mining keeps (eqs. 5, 6).
 
-    L = 1/m Σ_i { 1/α log[1 + Σ_{j∈P_i} exp(-α(S_ij - λ))] + 1/β log[1 + Σ_{j∈N_i} exp(β(S_ij - λ))] }
+    L = 1/m Σ_i { 1/α log[1 + Σ_{j∈P_i} exp(-α(S_ij - λ))]
+                + 1/β log[1 + Σ_{j∈N_i} exp(β(S_ij - λ))] }
 
     S are cosine similarities. The paper's mining keeps a negative with S_ij > (hardest positive)
     - ε and a positive with S_ij < (hardest negative) + ε. A sample that has no positive or no

@@ -20,6 +20,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -
     Args:
         logits: (N, C) in any float type; where C < k, k is C.
         labels: (N,) in 0 … C - 1.
+        ks: the k to report.
 
     Raises:
         ValueError: there is no image.

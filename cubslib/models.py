@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cubslib import CubsError
-from cubslib.blocks import FASHIONS, CubsAttention
+from cubslib.blocks import FASHIONS, CubsAttention, CubsBlock1, CubsBlock2
 
 STEMS = ("7x7", "3x3")
 
@@ -216,3 +216,35 @@ def stages(model: nn.Module, size: int) -> list[dict]:
     for hook in hooks:
         hook.remove()
     return rows
+
+
+@torch.no_grad()
+def gates(model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the CUBS blocks' gates in (0, 1) by the residual block that they follow.
+
+    Args:
+        model: a `cubs_resnet18`, judged in eval mode.
+        images: normalised (B, 3, S, S).
+
+    Returns:
+        The channel gates (B, C) of block 1 and the spatial gates (B, H, W) of block 2.
+    """
+    channel: dict[str, Tensor] = {}
+    spatial: dict[str, Tensor] = {}
+
+    def note(module: nn.Module, arguments: tuple, _) -> None:
+        found = channel if isinstance(module, CubsBlock1) else spatial
+        found[names[module]] = module.gate(arguments[0]).float()
+
+    names = {
+        block: name.rsplit(".", 2)[0]
+        for name, block in model.named_modules()
+        if isinstance(block, CubsBlock1 | CubsBlock2)
+    }
+    hooks = [block.register_forward_hook(note) for block in names]
+    training = model.training
+    model.eval()(images)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return channel, spatial

@@ -97,6 +97,22 @@ class PackedImages(Dataset):
         """Return the images at `positions`, uint8 (B, 3, S, S)."""
         return torch.from_numpy(self._pack[0][self.rows[np.asarray(positions)]])
 
+    def summary(self) -> dict[str, object]:
+        """Return counts, and the channels' mean and standard deviation in [0, 1].
+
+        The last two are of at most 2,048 images, evenly spaced.
+        """
+        pixels = self.read(np.arange(0, len(self), -(-len(self) // 2048))).double() / 255
+        counts = self.targets.bincount()
+        counted = sorted({counts.min().item(), counts.max().item()})
+        return {
+            "images": len(self),
+            "classes": len(self.classes),
+            "images a class": "–".join(map(str, counted)),
+            "mean of R, G, B": " ".join(f"{x:.3f}" for x in pixels.mean((0, 2, 3)).tolist()),
+            "std of R, G, B": " ".join(f"{x:.3f}" for x in pixels.std((0, 2, 3)).tolist()),
+        }  # fmt: skip
+
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of all packed pixels and of this split's rows and labels."""

@@ -56,8 +56,8 @@ def show(figure: Figure, path: Path) -> None:
 @rc_context(STYLE)
 def image_grid(images: ArrayLike, titles: Sequence[str], columns: int = 8) -> Figure:
     """Draw `images` (N, 3, H, W), uint8 or float in [0, 1], each below its title."""
-    columns = min(columns, len(images))
-    figure, axes = _tiles(-(-len(images) // columns), columns, 1.3, 1.75)
+    columns = min(columns, len(images)) or 1  # there may be none, say of mistakes
+    figure, axes = _tiles(-(-len(images) // columns) or 1, columns, 1.3, 1.75)
     for ax, image, title in zip(axes.flat, _pixels(images), titles, strict=False):
         _tile(ax, image, title)
     return _described(figure, f"Grid of {len(images)} images: {_listed(titles, 12)}.")
@@ -65,11 +65,10 @@ def image_grid(images: ArrayLike, titles: Sequence[str], columns: int = 8) -> Fi
 
 @rc_context(STYLE)
 def curves(history: Sequence[Mapping]) -> Figure:
-    """Draw the training loss and each score on val against the epoch, a line a fit.
+    """Draw the training loss and the score on val against the epoch, a line a fit.
 
-    Args:
-        history: the rows of history.csv, numbers parsed, scores as fractions in [0, 1]; a cell
-            that is absent, "" or None (no val images) is not drawn.
+    `history` are the rows of history.csv, numbers parsed, scores in [0, 1]; what is absent, "" or
+    None, such as the score where there is no val, is not drawn.
     """
     names = {"loss": "Training loss", "val_top1": "Val top-1", "val_recall_at_1": "Val Recall@1"}
     keys = [key for key in names if any(row.get(key) not in (None, "") for row in history)]
@@ -95,7 +94,8 @@ def confusion(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     if n > 30:
         raise CubsError(f"classes: a confusion matrix of {n} cannot be read; give at most 30.")
     names, few = [_fit(name, 24) for name in classes], n <= 15
-    figure, ax = _axes(4 + 0.3 * n, 3 + 0.3 * n)
+    figure = Figure(figsize=(4 + 0.3 * n, 3 + 0.3 * n))
+    ax = figure.subplots()
     look = {"cmap": "Blues", "square": True, "linewidths": 0.5, "annot": few, "fmt": "d"}
     look |= {"cbar": not few, "cbar_kws": {"label": "images", "shrink": 0.6}}
     sns.heatmap(matrix, xticklabels=names, yticklabels=names, ax=ax, **look)
@@ -115,7 +115,8 @@ def worst_classes(accuracies: ArrayLike, classes: Sequence[str], count: int = 10
     accuracies = np.asarray(accuracies)
     order = np.argsort(-accuracies, kind="stable")
     shown = np.append(order[:count], order[count:][-count:])
-    figure, ax = _axes(8, 1 + 0.27 * len(shown))
+    figure = Figure(figsize=(8, 1 + 0.27 * len(shown)))
+    ax = figure.subplots()
     places = np.arange(len(shown))
     places[count:] += 1  # a gap between the best and the worst
     for part, hatch in ((slice(count), ""), (slice(count, None), "//")):
@@ -153,9 +154,12 @@ def gate_maps(images: ArrayLike, maps: ArrayLike, titles: Sequence[str]) -> Figu
 def channel_gates(gates: Mapping[str, ArrayLike]) -> Figure:
     """Draw how the channel gates (N, C) of each named stage are spread."""
     values = {stage: np.asarray(gate).ravel() for stage, gate in gates.items()}
-    figure, ax = _axes(2 + 0.8 * len(values), 3.6)
-    sns.boxplot(list(values.values()), color=PALETTE[5], whis=(5, 95), showfliers=False, ax=ax)
-    ax.set_xticks(range(len(values)), [_fit(stage, 10, 2) for stage in values])
+    figure = Figure(figsize=(2 + 0.8 * len(values), 3.6))
+    ax = figure.subplots()
+    look = {"patch_artist": True, "boxprops": {"facecolor": PALETTE[5]}, "widths": 0.6}
+    look |= {"whis": (5, 95), "showfliers": False, "medianprops": {"color": "black"}}
+    ax.boxplot(list(values.values()), **look)
+    ax.set_xticks(range(1, len(values) + 1), [_fit(stage, 10, 2) for stage in values])
     ax.set(ylabel="channel gate", xlabel="box: the middle half of the values; whiskers: 90 %")
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.grid(axis="y")
@@ -187,29 +191,27 @@ def gallery(
 
 @rc_context(STYLE)
 def recall_bars(recalls: Mapping[str, Mapping], chance: Mapping | None = None) -> Figure:
-    """Draw Recall@K of the stages side by side.
+    """Draw `recalls`, stage → K → fraction in [0, 1], side by side.
 
-    Args:
-        recalls: stage → K → fraction in [0, 1].
-        chance: K → fraction that a random order would reach, drawn as a line, or None.
+    `chance`, K → the fraction that a random order would reach, is drawn as a line.
     """
     ks = list(next(iter(recalls.values())))
     middles, width = np.arange(len(ks)), 0.8 / len(recalls)
-    figure, ax = _axes(2.5 + 0.7 * len(ks) * len(recalls), 3.8)
-    said = []
+    figure = Figure(figsize=(2.5 + 0.7 * len(ks) * len(recalls), 3.8))
+    ax = figure.subplots()
     for i, (stage, recall) in enumerate(recalls.items()):
         at, values = middles + (i + 0.5) * width - 0.4, [recall[k] for k in ks]
         bars = ax.bar(at, values, 0.94 * width, label=stage, hatch=("", "//", "..", "xx")[i % 4])
         ax.bar_label(bars, [_percent(value, 1) for value in values], padding=2, fontsize=9)
     if chance:
-        heights = [chance[k] for k in ks]
-        ax.hlines(heights, middles - 0.45, middles + 0.45, "black", "--", label="chance")
-    for stage, recall in (recalls | {"chance": chance} if chance else recalls).items():
-        said += [f"{stage} " + ", ".join(f"{_percent(recall[k], 1)} at {k}" for k in ks)]
+        ends = middles - 0.45, middles + 0.45
+        ax.hlines([chance[k] for k in ks], *ends, "black", "--", label="chance")
     ax.set_xticks(middles, [f"Recall@{k}" for k in ks])
     ax.set_ylim(0, 1.1 * max(0.1, *(recall[k] for recall in recalls.values() for k in ks)))
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+    rows = dict(recalls) | ({"chance": chance} if chance else {})
+    said = [f"{n} " + ", ".join(f"{_percent(r[k], 1)} at {k}" for k in ks) for n, r in rows.items()]
     return _described(figure, f"Recall@K: {'; '.join(said)}.")
 
 
@@ -255,11 +257,6 @@ def _lines(ax: Axes, history: Sequence[Mapping], key: str) -> list[str]:
     return said
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    return figure, figure.subplots()
-
-
 def _tiles(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """Make a figure of bare axes (rows, columns), each `width` × `height` inches."""
     figure = Figure(figsize=(width * columns, height * rows))
@@ -286,11 +283,7 @@ def _percent(fraction: float, digits: int = 0) -> str:
 
 
 def _fit(text: str, width: int, lines: int = 1) -> str:
-    """Break `text` into at most `lines` lines of `width` characters, an ellipsis for the rest.
-
-    >>> _fit("Mercedes-Benz 300-Class Convertible 1993", 17)
-    'Mercedes-Benz 30…'
-    """
+    """Break `text` into at most `lines` lines of `width` characters, then an ellipsis."""
     parts = wrap(text, width)
     if len(parts) > lines:
         parts[lines - 1 :] = [" ".join(parts[lines - 1 :])[: width - 1] + "…"]

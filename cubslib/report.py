@@ -66,18 +66,19 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under the names of their columns; HTML in a notebook, plain in a terminal.
+    """Rows of values under the names of their columns; HTML in a notebook, plain in a terminal.
 
     An empty cell shows a dash; a column without any content is left out.
     """
 
-    rows: Sequence[Mapping[str, str]]
+    rows: Sequence[Mapping[str, object]]
 
     def grid(self) -> list[list[str]]:
         """Return the lines of the table, the names of the columns first."""
         names = dict.fromkeys(name for row in self.rows for name in row)
-        names = [name for name in names if any(row.get(name) for row in self.rows)]
-        return [names, *([row.get(name) or "–" for name in names] for row in self.rows)]
+        text = [{name: str(row.get(name, "")) for name in names} for row in self.rows]
+        names = [name for name in names if any(row[name] for row in text)]
+        return [names, *([row[name] or "–" for name in names] for row in text)]
 
     def html(self, links: Mapping[str, str] | None = None) -> str:
         """Return the table as HTML; `links` are the addresses that a cell's text leads to."""
@@ -124,6 +125,7 @@ def page(notebook: Path, html: Path | None = None) -> Path:
     except Exception as error:  # many kinds for what is no notebook
         raise CubsError(f"{notebook} is no notebook: run it again to write it anew.") from error
     content.metadata["title"] = _title(content) or notebook.stem
+    content.metadata.pop("widgets", None)  # a page without scripts shows their text
     exporter = HTMLExporter(
         template_name="classic",
         raw_template=NOTEBOOK,
@@ -175,21 +177,23 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     with open(folder / "history.csv", newline="", encoding="utf-8") as file:
         epochs = {line["fit"]: line["epoch"] for line in csv.DictReader(file)}  # the last of each
     if record["task"] == "T4":
-        stages = record["recall"].items()
-        return [row | _recalls(stage, recall, epochs[stage]) for stage, recall in stages]
-    return [row | _accuracies(record) | {"Epochs": epochs.get(fashion or "classification", "")}]
-
-
-def _recalls(stage: str, recall: dict, epochs: str) -> dict[str, str]:
-    percents = {f"Recall @{k} %": f"{100 * value:.1f}" for k, value in recall.items()}
-    return {"Stage": stage, "Epochs": epochs} | percents
+        stages = record["recall"]
+        return [row | _recalls(record, stage) | {"Epochs": epochs[stage]} for stage in stages]
+    return [row | _accuracies(record) | {"Epochs": epochs[fashion or "classification"]}]
 
 
 def _accuracies(record: dict) -> dict[str, str]:
     places = [(split, k) for split in ("val", "test") for k in (1, 5)]
-    return {
-        f"{split.title()} top-{k} %": f"{100 * record[split][f'top{k}']:.1f}" for split, k in places
-    }
+    return {f"{split.title()} top-{k} %": _percent(record[split][f"top{k}"]) for split, k in places}
+
+
+def _recalls(record: dict, stage: str) -> dict[str, str]:
+    recall = record["recall"][stage].items()
+    return {"Stage": stage} | {f"Recall @{k} %": _percent(value) for k, value in recall}
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def _index(results: str) -> str:
@@ -205,10 +209,10 @@ def _index(results: str) -> str:
 <main class="index">
 <h1>Recognition and retrieval: results</h1>
 <p>T1 to T3 name the object in a photograph; T4 finds other photographs of the same car model. Val
-chose the weights; test was read once, after that. Recall@K, on classes never trained on, is the
-share of images with one of their own class among their K nearest others. A run's name leads to its
-notebook. <mark>{SAMPLE}</mark> marks small data sets of drawn pictures: such a run shows that
-everything works, and says nothing about photographs.</p>
+chose the weights where there is one; test was read once, after that. Recall@K, on classes never
+trained on, is the share of images with one of their own class among their K nearest others. A run's
+name leads to its notebook. <mark>{SAMPLE}</mark> marks small data sets of drawn pictures: such a
+run shows that everything works, and says nothing about photographs.</p>
 <div class="scroll">{results}</div>
 </main>
 </body>
@@ -217,13 +221,10 @@ everything works, and says nothing about photographs.</p>
 
 
 def _cell(text: str, links: Mapping[str, str]) -> str:
+    shown = re.sub(r",(?=[^\s\d])", ",<wbr>", escape(text))  # runs have long names
     if text in links:
-        return f'<a href="{links[text]}">{_breakable(text)}</a>'
-    return re.sub(rf"^{SAMPLE}\b", f"<mark>{SAMPLE}</mark>", _breakable(text))
-
-
-def _breakable(text: str) -> str:
-    return re.sub(r",(?=\S)", ",<wbr>", escape(text))  # runs have long names
+        return f'<a href="{links[text]}">{shown}</a>'
+    return re.sub(rf"^{SAMPLE}\b", f"<mark>{SAMPLE}</mark>", shown)
 
 
 def _title(content: nbformat.NotebookNode) -> str:

@@ -73,7 +73,8 @@ def origin(asked: dict, folder: Path, kind: str, stem: str) -> dict:
             fashion = t3[1]["settings"]["fashion"] if t3 else "serial_12"
         if begin == "random" or t3 is None:
             return {"fashion": fashion, "origin": "random weights"}
-        return {"fashion": fashion} | _origin(f"runs' {t3[0].name}", _weights(t3[0]), t3[0].name)
+        path = _weights(t3[0])
+        return {"fashion": fashion, "origin_run": t3[0].name, "origin": _label(t3[0].name, path)}
     path = _weights(records.project_root() / begin)
     config = records.checkpoint(path)["config"]
     if config["network"] == "custom_cnn" or config["stem"] != stem:
@@ -84,12 +85,20 @@ def origin(asked: dict, folder: Path, kind: str, stem: str) -> dict:
     theirs = config.get("fashion", "serial_12" if fashion == "best" else fashion)
     if fashion not in ("best", theirs):
         raise CubsError(f"fashion is {fashion!r}, but init_from was trained with {theirs!r}.")
-    return {"fashion": theirs} | _origin(path.name, path, "")
+    return {"fashion": theirs, "origin": _label(path.name, path)}
 
 
-def _origin(label: str, path: Path, sibling: str) -> dict:
-    mark = fingerprint(path.read_bytes())
-    return {"origin": f"{label} ({mark})", "origin_run": sibling}
+def first_weights(folder: Path, asked: dict, resolved: dict) -> Path | None:
+    """Return the checkpoint that the T4 run in `folder` begins from; None for random weights."""
+    if resolved["origin"] == "random weights":
+        return None
+    if "origin_run" in resolved:
+        return _weights(folder.with_name(resolved["origin_run"]))
+    return _weights(records.project_root() / asked["init_from"])
+
+
+def _label(name: str, path: Path) -> str:
+    return f"{name} ({fingerprint(path.read_bytes())})"
 
 
 def _weights(path: Path) -> Path:

@@ -83,6 +83,18 @@ class Run:
         others = [row for row in self.history() if row["fit"] != fit]
         self.write("history.csv", _csv(others + [{"fit": fit} | row for row in rows]))
 
+    def best(self, fit: str) -> dict:
+        """Return the row of `history` whose weights a fit reports."""
+        return best_row([row for row in self.history() if row["fit"] == fit])
+
+    def best_fit(self) -> str:
+        """Return the fit with the best val score; the first of equals."""
+        return max(self.resolved["recipes"], key=lambda fit: self.best(fit)["val_top1"])
+
+    def release(self) -> None:
+        """Free the run's lock for another process."""
+        self._held.close()
+
     def write(self, name: str, content: str | dict) -> None:
         """Write one text file of the run, whole or not at all; a dict as JSON."""
         if isinstance(content, dict):
@@ -126,6 +138,12 @@ class Run:
             record["settings"]["fashion"] = fit
         self.write("metrics.json", record)
         return record
+
+
+def best_row(history: list[dict]) -> dict:
+    """Return the row, of one fit's, with the best val score; the last where nothing was scored."""
+    key = next((key for key in history[-1] if key.startswith("val_")), None)
+    return history[-1] if key is None else max(history, key=lambda row: row[key])
 
 
 def start(task: str, namespace: dict) -> Run:

@@ -34,6 +34,9 @@ def shuffled(labels, batch_size: int, seed: int, fit: str, epoch: int) -> np.nda
     Args:
         labels: N labels; only their number matters.
         batch_size: B, the global batch.
+        seed: what the order follows from, with fit and epoch.
+        fit: the fit's name.
+        epoch: from 0.
     """
     order = generator(seed, fit, epoch, "order").permutation(len(labels))
     size = min(batch_size, len(order))
@@ -49,6 +52,9 @@ def class_balanced(labels, batch_size: int, seed: int, fit: str, epoch: int) -> 
     Args:
         labels: N labels, any integers.
         batch_size: the largest number of images in a global batch, a multiple of 4 from 8.
+        seed: what the choice follows from, with fit and epoch.
+        fit: the fit's name.
+        epoch: from 0.
     """
     rng = generator(seed, fit, epoch, "order")
     labels = np.asarray(labels)

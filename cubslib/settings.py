@@ -56,7 +56,7 @@ _NOT_NEGATIVE = {"range": "0 or more", "holds": lambda value: value >= 0}
 _POSITIVE = {"range": "more than 0", "holds": lambda value: value > 0}
 _FASHIONS = ("best", "parallel", "serial_12", "serial_21")
 _ROWS = (
-    _row("fashion", "best", "how the CUBS blocks are joined; best: chosen on val", T3_T4, _FASHIONS),
+    _row("fashion", "best", "how CUBS blocks are joined; best: chosen on val", T3_T4, _FASHIONS),
     _row("margin", 0.1, "ε of the loss's mining, a difference of cosines", T4, **_NOT_NEGATIVE),
     _row("alpha", 2.0, "α, the loss's weight of positives", T4, **_POSITIVE),
     _row("beta", 50.0, "β, the loss's weight of negatives", T4, **_POSITIVE),
@@ -65,11 +65,13 @@ _ROWS = (
         range="0 to 1", holds=lambda value: 0 <= value <= 1,
     ),
     _row("mining", "paper", "which pairs the loss keeps", T4, ("paper", "all", "hardest")),
-    _row("embedding_dim", 512, "length of an embedding", T4, range="2 or more", holds=lambda n: n >= 2),
-    _row("init_from", "auto", "auto: T3's weights if any; random; or a checkpoint's or run's path", T4),
+    _row("embedding_dim", 512, "length of an embedding", T4, range="2 or more",
+         holds=lambda n: n >= 2),
+    _row("init_from", "auto", "auto: T3's weights if any; random; or a checkpoint's path", T4),
     _row("data_root", "data", "folder of the data sets"),
     _row("dataset", "auto", "auto: the real one if it is there", TASKS, ("auto", "real", "sample")),
-    _row("preset", "auto", "the recipe; auto: by data and device", TASKS, ("auto", "sample", "cpu", "gpu")),
+    _row("preset", "auto", "the recipe; auto: by data and device", TASKS,
+         ("auto", "sample", "cpu", "gpu")),
     _row("epochs", 0, "passes over train; 0: the recipe's", TASKS[:3], **_NOT_NEGATIVE),
     _row("classify_epochs", 0, "passes of the first stage; 0: the recipe's", T4, **_NOT_NEGATIVE),
     _row("embed_epochs", 0, "passes of the second stage; 0: the recipe's", T4, **_NOT_NEGATIVE),

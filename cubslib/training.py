@@ -1,4 +1,4 @@
-"""The loop, open to the reader: fit, checkpoint, resume, score, load.
+"""The loop, open to the reader: fit, checkpoint, resume, load.
 
 Under it Lightning Fabric places tensors, chooses the precision and joins processes.
 
@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cubslib import CubsError, metrics, models, records, sampling, settings
-from cubslib.augment import Augmentation, augment, draws, prepare
+from cubslib import CubsError, models, records, resolve, sampling, settings
+from cubslib.augment import Augmentation, augment, draws
 from cubslib.disk import whole
-from cubslib.packed import PackedImages, decode
+from cubslib.packed import PackedImages
 from cubslib.progress import Progress
-from cubslib.runs import Run
-
-EVAL_BATCH = 256  # images at a time where nothing is trained
+from cubslib.runs import Run, best_row
 
 
 def launch(run: Run) -> Fabric:
@@ -89,7 +87,8 @@ def fit(
         name: the fit's.
         model: a network of `models`, trained in place.
         criterion: (outputs, targets) of the global batch → a scalar to minimise.
-        score: judges the network on val, its first number deciding: `accuracy` or `recall`.
+        score: judges the network on val, its first number deciding: `scoring.accuracy` or
+            `scoring.recall`.
         batches: an epoch's global batches, `sampling.shuffled` or `sampling.class_balanced`.
         fabric: what computes; by default what `launch` gives.
 
@@ -117,7 +116,7 @@ def fit(
                 row |= {f"val_{key}": value for key, value in scores.items()}
             history.append(row)
             if state.fabric.is_global_zero:  # best before last: a kill between repeats the epoch
-                if best_epoch(history) == len(history):
+                if best_row(history) is row:
                     _report(state, folder / "best.ckpt")
                 _save(state, folder / "last.ckpt")
                 run.write_history(name, history)
@@ -147,10 +146,9 @@ def train_epoch(state: Fit, bar: Progress) -> dict:
     for step, (rows, draw) in enumerate(zip(*own, strict=True)):
         progress = (epoch + step / len(positions)) / recipe.epochs
         size = [side for share, side in recipe.sizes if share <= progress][-1]
-        images = fabric.to_device(run.train.read(rows))
-        images = augment(images, numbers[draw], how, size).contiguous(
-            memory_format=torch.channels_last
-        )
+        pixels = fabric.to_device(run.train.read(rows))
+        images = augment(pixels, numbers[draw], how, size)
+        images = images.contiguous(memory_format=torch.channels_last)
         outputs, targets = gather(fabric, state.network(images), run.train.targets[rows])
         loss = state.criterion(outputs, targets)
         fabric.backward(loss)
@@ -166,8 +164,14 @@ def train_epoch(state: Fit, bar: Progress) -> dict:
     if not np.isfinite(mean):
         raise CubsError(f"the loss of {state.name} is {mean} in epoch {epoch + 1}: lower lr.")
     seconds = time.perf_counter() - start
-    return {"epoch": epoch + 1, "lr": state.schedule.get_last_lr()[0], "size": size, "loss": mean,
-            "seconds": round(seconds, 2), "images_per_second": round(positions.size / seconds, 1)}  # fmt: skip
+    return {
+        "epoch": epoch + 1,
+        "lr": state.schedule.get_last_lr()[0],
+        "size": size,
+        "loss": mean,
+        "seconds": round(seconds, 2),
+        "images_per_second": round(positions.size / seconds, 1),
+    }
 
 
 def gather(fabric: Fabric, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,59 +185,14 @@ def gather(fabric: Fabric, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Te
     return outputs.flatten(0, -2), targets.flatten()
 
 
-def best_epoch(history: list[dict]) -> int:
-    """Return the epoch, from 1, of the best val score; the last where nothing was scored."""
-    key = next((key for key in history[-1] if key.startswith("val_")), None) if history else None
-    if key is None:
-        return len(history)
-    return 1 + int(np.argmax([row[key] for row in history]))
-
-
 def over(history: list[dict], recipe: settings.Recipe) -> bool:
     """Say whether a fit is done: all epochs, or stopped early.
 
     Under a one-cycle schedule the gain comes late: it is not stopped in the first two thirds.
     """
-    done, stale = len(history), len(history) - best_epoch(history)
+    done = len(history)
+    stale = done - best_row(history)["epoch"] if history else 0
     return done >= recipe.epochs or (3 * done >= 2 * recipe.epochs and stale >= recipe.patience)
-
-
-@torch.no_grad()
-def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True) -> Tensor:
-    """Return the network's outputs for all images (N, F), float32 on the CPU.
-
-    Args:
-        fabric: its processes share the images.
-        model: judged in eval mode, left in the mode it was in.
-        data: N images.
-        size: S that they are resized to.
-        head: logits or embeddings; False for the features before the last layer.
-    """
-    training, function = model.training, model if head else model.features
-    model.to(fabric.device).eval()
-    world = fabric.world_size
-    padded = np.arange(-(-len(data) // world) * world) % len(data)  # an equal number for each
-    own, found = padded[fabric.global_rank :: world], []
-    for start in range(0, len(own), EVAL_BATCH):
-        images = prepare(fabric.to_device(data.read(own[start : start + EVAL_BATCH])), size)
-        with fabric.autocast():
-            found.append(function(images.contiguous(memory_format=torch.channels_last)).float())
-    model.train(training)
-    gathered = fabric.all_gather(torch.cat(found)).view(world, len(own), -1)
-    return gathered.transpose(0, 1).flatten(0, 1)[: len(data)].cpu()
-
-
-def accuracy(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
-    """Return `top1` and `top5` of a classifier on data whose classes are those it was trained on."""
-    found = metrics.top_k_accuracy(outputs(fabric, model, data, size), data.targets)
-    return {f"top{k}": value for k, value in found.items()}
-
-
-def recall(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
-    """Return `recall_at_1` of the embeddings, or of a classifier's features."""
-    head = "embedding_dim" in model.config
-    found = metrics.recall_at_k(outputs(fabric, model, data, size, head), data.labels, ks=(1,))
-    return {"recall_at_1": found[1]}
 
 
 def load(run_dir: str | Path) -> nn.Module:
@@ -253,44 +212,25 @@ def load(run_dir: str | Path) -> nn.Module:
     return model.eval()
 
 
-def initialise(model: nn.Module, path: Path) -> None:
-    """Give `model` the weights of a checkpoint; its last layer keeps its own.
+def initialise(run: Run, model: nn.Module) -> None:
+    """Give `model` the weights that T4 begins from; its last layer keeps its own.
+
+    Nothing is done where the run begins from random weights, or has its own checkpoint already.
 
     Raises:
-        CubsError: weights other than the CUBS blocks' are missing or of another shape.
+        CubsError: the checkpoint is gone, or is one of another network.
     """
-    saved = {key: value for key, value in records.checkpoint(path)["state_dict"].items()
-             if not key.startswith("fc.")}  # fmt: skip
+    path = resolve.first_weights(run.folder, run.asked, run.resolved)
+    if path is None or (run.folder / "checkpoints" / "classification" / "last.ckpt").exists():
+        return
+    saved = records.checkpoint(path)["state_dict"]
+    saved = {key: value for key, value in saved.items() if not key.startswith("fc.")}
     own = {
         key for key in model.state_dict() if not key.startswith("fc.") and "attention" not in key
     }
     if own - saved.keys():
-        raise CubsError(f"{path.name} is a checkpoint of another network: give one of ResNet-18.")
+        raise CubsError(f"{path} is a checkpoint of another network: give one of ResNet-18.")
     _load(model, saved, path, strict=False)
-
-
-@torch.no_grad()
-def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[str, float]]:
-    """Return the likeliest classes of one photograph with their probabilities, best first.
-
-    Args:
-        model: a classifier as `load` gives it.
-        photo: an image file; it is squeezed to the square that the network reads.
-        count: how many classes.
-
-    Raises:
-        CubsError: the photograph cannot be read, or the network has no classification layer.
-    """
-    if "embedding_dim" in model.config:
-        raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
-    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
-    best = (
-        model(prepare(image, model.image_size)).softmax(1)[0].topk(min(count, len(model.classes)))
-    )
-    return [
-        (model.classes[i], p)
-        for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
 
 
 def _begin(run, name, model, criterion, batches, fabric) -> Fit:

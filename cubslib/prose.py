@@ -1,0 +1,143 @@
+"""Sentences about runs, computed from their records: true whatever the numbers are.
+
+Every function returns Markdown that a notebook displays.
+"""
+
+from IPython.display import Markdown
+
+from cubslib.report import Table
+from cubslib.runs import Run
+from cubslib.settings import PARAMETERS
+
+COURSE_BAR = 0.40  # top-1 that T1 must pass on test
+COURSE_DROP = 0.02  # that T3 may lose to T2
+
+
+def banner(run: Run) -> Markdown:
+    """Say what data a page is made from, loudly where they are drawn, and if it is shown again."""
+    kind, protocol = run.resolved["dataset"], run.resolved["protocol"]
+    text = f"Real data ({protocol})."
+    if kind == "sample":
+        text = (
+            "# ⚠ SAMPLE DATA\n**Everything on this page is made from pictures drawn by the "
+            "library. It shows that the code runs; no number here is a result.**"
+        )
+    elif run.task == "T4":
+        text += (
+            " Cars196 holds byte-identical photographs under two different labels (near-twin "
+            "models), so no method reaches 100 %."
+        )
+    if "cropped copy" in protocol:
+        text += (
+            " These copies are cut to the car already: an easier task than the standard one, "
+            "whose photographs are whole."
+        )
+    if run.finished:
+        text += (
+            f"\n\n**This run was finished earlier: `{run.folder.name}` is shown from its files.**"
+        )
+    return Markdown(text)
+
+
+def in_force(run: Run) -> Table:
+    """Tabulate the parameters as asked, and what the run settled for 0, "auto" and "best"."""
+    rows = [
+        {"setting": name, "value": str(value) or "–", "meaning": PARAMETERS[name].meaning}
+        for name, value in run.asked.items()
+        if name not in ("data_root", "run_dir", "init_from")
+    ]
+    settled = {key: value for key, value in run.resolved.items() if key not in ("task", "recipes")}
+    rows += [{"setting": f"→ {key}", "value": str(value)} for key, value in settled.items()]
+    for fit, recipe in run.resolved["recipes"].items():
+        parts = ", ".join(f"{key} {value}" for key, value in recipe.items() if value)
+        rows.append({"setting": f"→ recipe of {fit}", "value": parts})
+    return Table(rows)
+
+
+def classifier(run: Run) -> Markdown:
+    """Say how right the network is on test, how sure that is, and how it stands to the course."""
+    record, count, num_classes = run.record, len(run.test), len(run.test.classes)
+    top1 = record["test"]["top1"]
+    error = (top1 * (1 - top1) / count) ** 0.5
+    text = (
+        f"Of {count:,} test images of {num_classes} classes the network names "
+        f"**{top1:.1%}** rightly (standard error {error:.1%}, chance {1 / num_classes:.1%}); "
+        f"the right class is among its first five for {record['test']['top5']:.1%}. On val, which "
+        f"chose the epoch, it was {record['val']['top1']:.1%}. One run, seed {record['seed']}, "
+        f"{record['seconds'] / 60:.1f} minutes of training on {record['hardware']}."
+    )
+    if run.task == "T1" and record["dataset"] == "real" and not run.asked["limit_classes"]:
+        passed = "passes" if top1 > COURSE_BAR else "does not pass"
+        text += f" It {passed} the {COURSE_BAR:.0%} that the course asks for."
+    return Markdown(text)
+
+
+def against(run: Run, task: str) -> Markdown:
+    """Compare a classifier with an earlier notebook's, where both saw the same data."""
+    found = run.earlier(task)
+    if found is None:
+        return Markdown(f"There is no finished {task} on these data to compare with.")
+    folder, other = found
+    record = run.record
+    if other["data_fingerprint"] != record["data_fingerprint"]:
+        return Markdown(f"The newest {task}, `{folder.name}`, saw other data: no comparison.")
+    gain = record["test"]["top1"] - other["test"]["top1"]
+    error = sum(r["test"]["top1"] * (1 - r["test"]["top1"]) for r in (record, other))
+    error = (error / len(run.test)) ** 0.5
+    clear = "more" if abs(gain) > 2 * error else "no more"
+    epochs = [_epochs(r) for r in (record, other)]
+    text = (
+        f"Against {task} (`{folder.name}`) that is **{100 * gain:+.1f} points**, {clear} than two "
+        f"standard errors ({200 * error:.1f}) of the difference. Each is one run with one seed"
+    )
+    text += (
+        "."
+        if epochs[0] == epochs[1]
+        else f", of {epochs[0]} against {epochs[1]} epochs: not on equal terms."
+    )
+    if run.task == "T3" and task == "T2":
+        kept = "within" if gain >= -COURSE_DROP else "beyond"
+        text += f" A drop of {COURSE_DROP:.0%} is allowed: this is {kept} it."
+    return Markdown(text)
+
+
+def fashions(run: Run) -> Markdown:
+    """Say which fashion val chose, and by how much."""
+    scores = run.record["fashions"]
+    order = sorted(scores, key=lambda fashion: -scores[fashion]["top1"])
+    listed = ", ".join(f"{name} {scores[name]['top1']:.1%}" for name in order)
+    text = f"Top-1 on {len(run.val):,} val images: {listed}."
+    if len(order) > 1:
+        gap = scores[order[0]]["top1"] - scores[order[1]]["top1"]
+        best = scores[order[0]]["top1"]
+        error = (2 * best * (1 - best) / len(run.val)) ** 0.5
+        clear = "more" if gap > 2 * error else "no more"
+        text += (
+            f" The best, **{order[0]}**, is {100 * gap:.1f} points ahead of the second, {clear} "
+            f"than two standard errors ({200 * error:.1f}) of a difference; one seed each."
+        )
+    return Markdown(text)
+
+
+def retrieval(run: Run, chance: dict[int, float]) -> Markdown:
+    """Say what training with the metric loss brought, and how both stand to chance."""
+    recall = run.record["recall"]
+    before, after = (recall[stage]["1"] for stage in ("classification", "embedding"))
+    count = len(run.test)
+    error = ((before * (1 - before) + after * (1 - after)) / count) ** 0.5
+    change = (
+        f"gains {100 * (after - before):.1f}"
+        if after >= before
+        else f"loses {100 * (before - after):.1f}"
+    )
+    clear = "more" if abs(after - before) > 2 * error else "no more"
+    return Markdown(
+        f"Of {count:,} images of {len(run.test.classes)} unseen classes, the nearest other is of "
+        f"the same class for **{before:.1%}** by the classifier's features and for **{after:.1%}** "
+        f"by the embedding (chance {chance[1]:.1%}). The embedding {change} points, {clear} than two "
+        f"standard errors ({200 * error:.1f}) of the difference; one run, seed {run.seed}."
+    )
+
+
+def _epochs(record: dict) -> int:
+    return max(recipe["epochs"] for recipe in record["settings"]["recipes"].values())

@@ -1,0 +1,100 @@
+"""Networks judged: outputs for a data set, scores, a classifier's record, one photograph.
+
+Shapes: N images in a data set, W processes, S pixels a side, F outputs of a network, C classes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from cubslib import CubsError, metrics, models
+from cubslib.augment import prepare
+from cubslib.packed import PackedImages, decode
+from cubslib.runs import Run
+from cubslib.training import launch
+
+EVAL_BATCH = 256  # images at a time: nothing is kept for a backward pass
+
+
+@torch.no_grad()
+def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True) -> Tensor:
+    """Return the network's outputs for all images (N, F), float32 on the CPU.
+
+    Args:
+        fabric: its processes share the images.
+        model: judged in eval mode, left in the mode it was in.
+        data: N images.
+        size: S that they are resized to.
+        head: logits or embeddings; False for the features before the last layer.
+    """
+    training, function = model.training, model if head else model.features
+    model.to(fabric.device).eval()
+    world = fabric.world_size
+    padded = np.arange(-(-len(data) // world) * world) % len(data)  # an equal number for each
+    own, found = padded[fabric.global_rank :: world], []
+    for start in range(0, len(own), EVAL_BATCH):
+        images = prepare(fabric.to_device(data.read(own[start : start + EVAL_BATCH])), size)
+        with fabric.autocast():
+            found.append(function(images.contiguous(memory_format=torch.channels_last)).float())
+    model.train(training)
+    gathered = fabric.all_gather(torch.cat(found)).view(world, len(own), -1)
+    return gathered.transpose(0, 1).flatten(0, 1)[: len(data)].cpu()
+
+
+def accuracy(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
+    """Return `top1` and `top5` of a classifier on data of its own classes."""
+    found = metrics.top_k_accuracy(outputs(fabric, model, data, size), data.targets)
+    return {f"top{k}": value for k, value in found.items()}
+
+
+def recall(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
+    """Return `recall_at_1` of the embeddings, or of a classifier's features."""
+    head = "embedding_dim" in model.config
+    found = metrics.recall_at_k(outputs(fabric, model, data, size, head), data.labels, ks=(1,))
+    return {"recall_at_1": found[1]}
+
+
+def record_classifier(run: Run, fit: str, model: nn.Module, **more) -> dict:
+    """Score a chosen classifier on val and, once, on test; finish the run and return its record.
+
+    Args:
+        run: the run; where it is finished its record is read and nothing is scored.
+        fit: the chosen fit, whose weights `model` has.
+        model: the network.
+        **more: what else the record holds, by name.
+    """
+    if run.finished:
+        return run.record
+    fabric, size = launch(run), run.resolved["image_size"]
+    val = accuracy(fabric, model, run.val, size)
+    logits = outputs(fabric, model, run.test, size)
+    test = {f"top{k}": v for k, v in metrics.top_k_accuracy(logits, run.test.targets).items()}
+    arrays = {"logits": logits.numpy(), "labels": run.test.targets.numpy()}
+    return run.finish(fit, arrays, models.num_parameters(model), val=val, test=test, **more)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[str, float]]:
+    """Return the likeliest classes of one photograph with their probabilities, best first.
+
+    Args:
+        model: a classifier as `load` gives it.
+        photo: an image file; it is squeezed to the square that the network reads.
+        count: how many classes.
+
+    Raises:
+        CubsError: the photograph cannot be read, or the network has no classification layer.
+    """
+    if "embedding_dim" in model.config:
+        raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
+    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
+    best = (
+        model(prepare(image, model.image_size)).softmax(1)[0].topk(min(count, len(model.classes)))
+    )
+    return [
+        (model.classes[i], p)
+        for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
