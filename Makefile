@@ -12,8 +12,8 @@ help:
 
 demo: install
 	$(PY) -m papermill notebooks/T4_retrieval.ipynb out.ipynb -p margin 0.2 -p dataset sample
-	$(PY) -m nbconvert --to html --template classic out.ipynb
-	@echo "The notebook is $$PWD/out.html, the run's files are in $(RUN):"
+	$(PY) -m cubslib report out.ipynb
+	@echo "The page is $$PWD/out.html, the run's files are in $(RUN):"
 	@LC_ALL=C awk -F, 'NR > 1 { if ($$1 != stage) printf "%s%-15s", (NR > 2 ? "\n" : ""), $$1; \
 	  stage = $$1; printf "  R@%d %.1f %%", $$2, 100 * $$3 } END { print "" }' '$(RUN)/recall.csv'
 

@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
                      dest="parameters", help="set a parameter, as papermill does")  # fmt: skip
     run.set_defaults(command=lambda o: run_notebook(o.task, dict(map(_parsed, o.parameters))))
     report = commands.add_parser("report", help="make one site of all finished runs")
-    report.set_defaults(command=lambda o: make_report())
+    report.add_argument("notebook", type=Path, nargs="?", help="instead, a page of one notebook")
+    report.set_defaults(command=lambda o: make_report(o.notebook))
     for name, tasks, what in (
         ("search", ("T4",), "find the gallery's nearest images to a photograph"),
         ("classify", ("T3", "T2", "T1"), "name the likeliest classes of a photograph"),
@@ -122,10 +123,13 @@ class _Watch(threading.Thread):
         self.shown = len(rows)
 
 
-def make_report() -> None:
-    """Make the site of all finished runs and print its table."""
+def make_report(notebook: Path | None) -> None:
+    """Make the site of all finished runs and print its table; or a page of one `notebook`."""
     from cubslib import report
 
+    if notebook is not None:
+        print(f"page: {report.page(notebook)}")
+        return
     root = records.project_root() / "runs"
     index = report.site(root)
     print(report.table(records.find(root)))

@@ -157,10 +157,15 @@ def _class_images(root: Path, wnid: str) -> list[str]:
 
 def _annotated_images(root: Path, wnids: list[str]) -> dict[str, int]:
     """The official val images with their labels; every row must have its file."""
-    rows = [line.split("\t") for line in _lines(root / "val" / "val_annotations.txt")]
+    path = root / "val" / "val_annotations.txt"
     number = {wnid: label for label, wnid in enumerate(wnids)}
-    _require(root / "val" / "images", [row[0] for row in rows])
-    return {f"val/images/{row[0]}": number[row[1]] for row in rows}
+    try:
+        rows = [line.split("\t") for line in _lines(path)]
+        labels = {file: number[wnid] for file, wnid, *_ in rows}
+    except (KeyError, ValueError):
+        raise CubsError(f"{path} has a row without file and known wnid: fetch it again.") from None
+    _require(root / "val" / "images", list(labels))
+    return {f"val/images/{file}": label for file, label in labels.items()}
 
 
 def _mat(root: Path, name: str, field: str) -> np.ndarray:
@@ -168,7 +173,7 @@ def _mat(root: Path, name: str, field: str) -> np.ndarray:
         return np.atleast_1d(loadmat(root / name, squeeze_me=True)[field])
     except FileNotFoundError:
         raise CubsError(f"{root / name} is missing: unpack the whole data set there.") from None
-    except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
+    except Exception as error:  # a damaged file leads SciPy to raise almost anything
         raise CubsError(
             f"{root / name} is not the official file with {field}: fetch it again."
         ) from error
@@ -194,7 +199,10 @@ def _spans_every_image(root: Path, files: list[str], boxes: np.ndarray) -> bool:
     if (boxes[:, :2] > 0).any():
         return False
     for file, box in zip(files, boxes, strict=True):
-        with Image.open(root / file) as image:
-            if image.size != (box[2], box[3]):
-                return False
+        try:
+            with Image.open(root / file) as image:
+                if image.size != (box[2], box[3]):
+                    return False
+        except OSError:
+            raise CubsError(f"{root / file} is no image: unpack the whole set there.") from None
     return True

@@ -133,9 +133,9 @@ class PackedImages(Dataset):
             if pack is None:
                 _write(path, self.root, self.files, self.size, self.boxes)
                 pack = _open(path)
-                for other in self.root.glob(f"{stem}-*.npy"):
+                for other in self.root.glob(f"*{stem}-*"):
                     if other != path:
-                        other.unlink()  # made from files that are no longer there
+                        other.unlink()  # made from other files, or left by a killed process
         return pack
 
 

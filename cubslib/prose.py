@@ -134,8 +134,8 @@ def retrieval(run: Run, chance: dict[int, float]) -> Markdown:
     return Markdown(
         f"Of {count:,} images of {len(run.test.classes)} unseen classes, the nearest other is of "
         f"the same class for **{before:.1%}** by the classifier's features and for **{after:.1%}** "
-        f"by the embedding (chance {chance[1]:.1%}). The embedding {change} points, {clear} than two "
-        f"standard errors ({200 * error:.1f}) of the difference; one run, seed {run.seed}."
+        f"by the embedding (chance {chance[1]:.1%}). The embedding {change} points, {clear} than "
+        f"two standard errors ({200 * error:.1f}) of the difference; one run, seed {run.seed}."
     )
 
 

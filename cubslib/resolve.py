@@ -85,7 +85,7 @@ def origin(asked: dict, folder: Path, kind: str, stem: str) -> dict:
     theirs = config.get("fashion", "serial_12" if fashion == "best" else fashion)
     if fashion not in ("best", theirs):
         raise CubsError(f"fashion is {fashion!r}, but init_from was trained with {theirs!r}.")
-    return {"fashion": theirs, "origin": _label(path.name, path)}
+    return {"fashion": theirs, "origin": _label(Path(begin).name, path)}
 
 
 def first_weights(folder: Path, asked: dict, resolved: dict) -> Path | None:

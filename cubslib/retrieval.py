@@ -67,7 +67,7 @@ def chance(labels: Tensor) -> dict[int, float]:
     found = {}
     for i in range(max(KS)):
         missed *= ((others - positives - i) / max(others - i, 1)).clamp(min=0)
-        found[i + 1] = 1 - missed.mean().item()
+        found[i + 1] = 1 - missed.where(positives > 0, 1.0).mean().item()
     return {k: found[k] for k in KS}
 
 

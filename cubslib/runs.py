@@ -221,7 +221,8 @@ def on_file(task: str, folder: Path, asked: dict) -> dict | None:
     Raises:
         CubsError: the folder holds something else, or a run that began with other settings.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    # A `.part` is what a killed process had begun to write.
+    if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
         return None
     try:
         saved = json.loads((folder / "settings.json").read_text())

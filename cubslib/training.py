@@ -108,18 +108,18 @@ def fit(
         while not over(history, recipe):
             try:
                 row = train_epoch(state, bar)
+                if run.val is not None:
+                    scores = score(state.fabric, state.reported, run.val, recipe.test_size)
+                    row |= {f"val_{key}": value for key, value in scores.items()}
             except KeyboardInterrupt:
                 print(f"Interrupted; {name} is saved to epoch {len(history)}: run again to go on.")
                 raise
-            if run.val is not None:
-                scores = score(state.fabric, state.reported, run.val, recipe.test_size)
-                row |= {f"val_{key}": value for key, value in scores.items()}
             history.append(row)
-            if state.fabric.is_global_zero:  # best before last: a kill between repeats the epoch
+            if state.fabric.is_global_zero:  # last.ckpt at last: a kill before repeats the epoch
                 if best_row(history) is row:
                     _report(state, folder / "best.ckpt")
-                _save(state, folder / "last.ckpt")
                 run.write_history(name, history)
+                _save(state, folder / "last.ckpt")
             state.fabric.barrier()
     model.load_state_dict(records.checkpoint(folder / "best.ckpt")["state_dict"])
     return model
@@ -127,12 +127,8 @@ def fit(
 
 def train_epoch(state: Fit, bar: Progress) -> dict:
     """Train one epoch; return its row of the history."""
-    run, fabric, recipe, epoch = (
-        state.run,
-        state.fabric,
-        state.run.recipe(state.name),
-        len(state.history),
-    )
+    run, fabric, epoch = state.run, state.fabric, len(state.history)
+    recipe = run.recipe(state.name)
     how = Augmentation(**recipe.augmentation)
     where = (run.seed, state.name, epoch)  # all randomness follows from this
     positions = state.batches(run.train.targets, recipe.batch_size, *where)
@@ -164,14 +160,9 @@ def train_epoch(state: Fit, bar: Progress) -> dict:
     if not np.isfinite(mean):
         raise CubsError(f"the loss of {state.name} is {mean} in epoch {epoch + 1}: lower lr.")
     seconds = time.perf_counter() - start
-    return {
-        "epoch": epoch + 1,
-        "lr": state.schedule.get_last_lr()[0],
-        "size": size,
-        "loss": mean,
-        "seconds": round(seconds, 2),
-        "images_per_second": round(positions.size / seconds, 1),
-    }
+    row = {"epoch": epoch + 1, "lr": state.schedule.get_last_lr()[0], "size": size, "loss": mean}
+    speed = round(positions.size / seconds, 1)
+    return row | {"seconds": round(seconds, 2), "images_per_second": speed}
 
 
 def gather(fabric: Fabric, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,111 @@
+"""Coloured faces → a picture: shapes, scenes, light.
+
+A picture is a list of faces, painted in order: a colour, (r, g, b) or (r, g, b, alpha) in 0-255,
+and a polygon of N corners, (N, 2), x right and y down.
+"""
+
+from collections.abc import Sequence
+from colorsys import hsv_to_rgb
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageDraw
+
+Faces = list[tuple[Sequence[float], np.ndarray]]
+Boxed = tuple[Image.Image, tuple[int, ...]]  # a picture and its subject's first and last pixels
+
+DARK, PALE, RED = (np.array(c) for c in ((38, 38, 46), (246, 242, 230), (190, 30, 30)))
+SHARP = 3  # pictures are drawn this many times larger, then reduced: smooth edges
+GRAY = 0.04  # share of pictures stored as grayscale JPEG, as some of the official ones are
+
+
+def picture(scene: Faces, subject: Faces, size: np.ndarray, rng: Generator) -> Boxed:
+    """Set the subject, large or small, in a scene of `size` (width, height); light it, paint it."""
+    corners = np.concatenate([p for colour, p in subject if len(colour) == 3])  # no shadow
+    low, extent = corners.min(0), np.ptp(corners, axis=0)
+    scale = min((0.92, 0.8) * size / extent) * rng.uniform(0.7, 1)
+    start = 2 + (size - 4 - scale * extent) * (rng.uniform(), rng.uniform(0.4, 1))
+    box = (*np.floor(start), *np.ceil(start + scale * extent) - 1)
+
+    image = Image.new("RGB", tuple(map(int, size * SHARP)))
+    draws = {3: ImageDraw.Draw(image), 4: ImageDraw.Draw(image, "RGBA")}
+    for colour, points in scene + [(c, (points - low) * scale + start) for c, points in subject]:
+        fill = tuple(int(min(part, 255)) for part in colour)
+        draws[len(fill)].polygon((points * SHARP).ravel().tolist(), fill)
+
+    x, y = (np.linspace(-1, 1, n) * rng.uniform(-0.25, 0.25) for n in size)
+    light = rng.uniform(0.8, 1.15) + x + y[:, None]
+    pixels = (np.asarray(image.reduce(SHARP)) * light[..., None]).clip(0, 255)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    return image.convert("L") if rng.uniform() < GRAY else image, tuple(map(int, box))
+
+
+def place(width: int, height: int, rng: Generator) -> Faces:
+    """Return a town, a countryside, a coast or a plain, with a road in front."""
+    horizon, road = height * rng.uniform((0.35, 0.6), (0.55, 0.75))
+    sky, land = rng.choice([0.04, 0.1, 0.5, 0.56, 0.6]), rng.uniform(0.08, 0.4)
+    ground, tar = hsv(land, 0.3, rng.uniform(0.5, 0.8)), hsv(land, 0.08, rng.uniform(0.35, 0.65))
+    faces = wash(hsv(sky, 0.5, 0.9), hsv(0.12, 0.15, 1), 0, horizon, width)
+    faces += [(hsv(0.12, 0.15, 1), arc(*rng.uniform(0, (width, horizon)), 7, 7))]
+    place = rng.choice(["town", "country", "coast", "plain"])
+    if place == "town":
+        for x in np.arange(7) * width / 7:
+            wall, top = (
+                hsv(*rng.uniform((0, 0, 0.5), (1, 0.3, 0.85))),
+                horizon * rng.uniform(0.1, 0.7),
+            )
+            faces += [(wall, box(x, top, x + width / 7, horizon))]
+            panes = [(x + u, v) for u in (3, 10) for v in np.arange(top + 4, horizon - 4, 7)]
+            faces += [(0.65 * wall, box(u, v, u + 4, v + 4)) for u, v in panes]
+    elif place == "country":
+        for x, tall, shade in rng.uniform((0, 6, 0.7), (width, 24, 1), (3, 3)):
+            faces += [(shade * ground, arc(x, horizon, width / 3, tall))]
+        for x, tall, hue in rng.uniform((0, 6, 0.2), (width, 11, 0.4), (5, 3)):
+            faces += [((96, 72, 56), box(x - 1, horizon - 4, x + 1, horizon))]
+            faces += [(hsv(hue, 0.5, 0.5), arc(x, horizon - 3 - tall, 6, tall))]
+    elif place == "coast":
+        sea = hsv(rng.uniform(0.48, 0.6), 0.5, 0.7)
+        faces += [(sea, box(0, horizon - rng.uniform(4, 14), width, horizon))]
+    faces += wash(ground, 0.85 * ground, horizon, road, width) + wash(
+        tar, 0.8 * tar, road, height, width
+    )
+    return [*faces, (1.4 * tar, box(0, road, width, road + 1.5))]
+
+
+def wash(top: np.ndarray, foot: np.ndarray, y0: float, y1: float, width: float) -> Faces:
+    """Return bands over the picture's width that fade from one colour to the other."""
+    tall = (y1 - y0) / 24
+    bands = [box(0, y0 + i * tall, width, y0 + (i + 1) * tall + 0.5) for i in range(24)]
+    return list(zip(np.linspace(top, foot, 24), bands, strict=True))
+
+
+def arc(
+    x: float, y: float, wide: float, tall: float, start: float = 0, stop: float = 360
+) -> np.ndarray:
+    """Return an ellipse, or the part of it between two angles in degrees and its centre."""
+    t = np.radians(np.linspace(start, stop, 28))
+    rim = np.stack([x + wide * np.cos(t), y - tall * np.sin(t)], axis=1)
+    return rim if stop - start == 360 else np.insert(rim, 0, (x, y), axis=0)
+
+
+def star(x: float, y: float, outer: float, inner: float, points: float) -> np.ndarray:
+    """Return a star around (x, y) with so many points, its corners at two radii."""
+    t = np.pi * np.arange(2 * points) / points
+    radius = np.resize([outer, inner], len(t))
+    return np.stack([x + radius * np.sin(t), y - radius * np.cos(t)], axis=1)
+
+
+def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
+    """Return the rectangle between two opposite corners."""
+    return np.array([(x0, y0), (x0, y1), (x1, y1), (x1, y0)], float)
+
+
+def turned(angle: float, shear: float, rng: Generator) -> np.ndarray:
+    """Return a rotation and shear, half the time mirrored, for points as rows, (2, 2)."""
+    rotation = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    return np.array([[rng.choice([-1, 1]), 0], [shear, 1]]) @ rotation
+
+
+def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Return (r, g, b) in 0-255 of a hue, any number of turns, and of two parts in [0, 1]."""
+    return 255 * np.array(hsv_to_rgb(hue % 1, saturation, value))

@@ -1,0 +1,128 @@
+"""A network and recipes small enough to train in a second: what the tests of runs share.
+
+Test modules load it as a plugin, for its fixtures; the processes that they kill, or that train
+together, import it.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from cubslib import losses, metrics, runs, sampling, scoring, settings, training
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["cubslib.training", "cubslib.scoring"])  # slow to import
+
+
+class Small(nn.Module):
+    """Three layers; unless `plain` the middle one keeps a state and draws numbers."""
+
+    def __init__(self, num_classes: int, plain: bool = False):
+        super().__init__()
+        self.config = {"network": "small", "num_classes": num_classes}
+        self.conv = nn.Conv2d(3, 8, 5, stride=4)
+        middle = nn.BatchNorm2d(8), nn.Dropout(0.2)
+        self.middle = nn.Conv2d(8, 8, 3) if plain else nn.Sequential(*middle)
+        self.fc = nn.Linear(8, num_classes)
+
+    def features(self, x):
+        return self.middle(self.conv(x).relu()).relu().mean((2, 3))
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+def small(run, plain: bool = False) -> Small:
+    torch.manual_seed(run.seed)
+    return Small(len(run.train.classes), plain)
+
+
+def shorten(**changes) -> None:
+    """Make all recipes small; `changes` are of their fields."""
+    common = {"epochs": 3, "batch_size": 16, "sizes": ((0, 32), (0.6, 48))} | changes
+    for key, recipe in settings.RECIPES.items():
+        settings.RECIPES[key] = dataclasses.replace(recipe, **common)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(settings, "RECIPES", dict(settings.RECIPES))
+    shorten()
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory, tiny_root, cars_root):
+    """A `data_root` whose sample is small."""
+    root = tmp_path_factory.mktemp("data_root")
+    (root / "sample").mkdir()
+    for folder in (tiny_root, cars_root):
+        (root / "sample" / folder.name).symlink_to(folder)
+    return root
+
+
+@pytest.fixture
+def begin(data_root, tmp_path, monkeypatch):
+    """Start a run by its parameters, as a notebook in an empty project does."""
+    monkeypatch.chdir(tmp_path)
+    return lambda task, **asked: runs.start(task, {"data_root": str(data_root)} | asked)
+
+
+def fit(run, **options) -> nn.Module:
+    """Train the run's first fit as T1 does."""
+    return training.fit(
+        run, "classification", small(run), nn.CrossEntropyLoss(), scoring.accuracy, **options
+    )
+
+
+def apart(function, *arguments) -> int:
+    """Call `function` in a process of its own; return the exit status, negative for a signal."""
+    process = FORKS.Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def whole_run(project: Path, data_root: Path, writes: int) -> None:
+    """Do all that T1 does in the folder `project`; die at the `writes`-th write of a file."""
+    os.chdir(project)
+    torch.set_num_threads(1)
+    shorten(ema_decay=0.8)
+    left, replace = iter(range(1, writes)), os.replace
+
+    def deadly(*paths):
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*paths)
+
+    os.replace = deadly
+    run = runs.start("T1", {"data_root": str(data_root)})
+    scoring.record_classifier(run, "classification", fit(run))
+
+
+def share(rank: int, world: int, port: int, run: runs.Run, metric: bool) -> None:
+    """Train as process `rank` of `world`; save in the run's folder what was seen and found."""
+    torch.set_num_threads(1)
+    if world > 1:  # what torchrun sets
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        meet = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        os.environ |= {key: str(value) for key, value in (place | meet).items()}
+    images, gradients, model = [], [], small(run, plain=True)
+    model.conv.register_forward_pre_hook(lambda _, x: images.append(x[0]) if model.training else 0)
+    register_optimizer_step_pre_hook(
+        lambda *_: gradients.append([p.grad.clone() for p in model.parameters()])
+    )
+    how = (losses.MultiSimilarityLoss(), scoring.recall, sampling.class_balanced)
+    how = how if metric else (nn.CrossEntropyLoss(), scoring.accuracy)
+    fabric = training.launch(run)
+    training.fit(run, "classification", model, *how, fabric=fabric)
+    outputs = scoring.outputs(fabric, model, run.test, 48)
+    found = {"images": images, "gradients": gradients, "outputs": outputs}
+    found |= {"world": fabric.world_size, "recall": metrics.recall_at_k(outputs, run.test.labels)}
+    torch.save(found, run.folder / f"rank{rank}.pt")

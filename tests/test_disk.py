@@ -1,0 +1,95 @@
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cubslib import CubsError, disk
+
+HOLD = "import sys, time; from pathlib import Path; from cubslib import disk\n"
+
+
+def write(path, form, text):
+    """Write a file, or a folder that holds one, whole; raise if `text` is None."""
+    with disk.whole(path) as draft:
+        target = draft
+        if form == "folder":
+            draft.mkdir()
+            target = draft / "inside"
+        target.write_text(text or "a part")
+        assert draft.parent == path.parent, "another file system could not be renamed from"
+        if text is None:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_what_is_written_appears_at_the_end(tmp_path, form):
+    path = tmp_path / "new" / "name"
+    write(path, form, "all")
+    assert (path / "inside" if form == "folder" else path).read_text() == "all"
+    assert [p.name for p in path.parent.iterdir()] == ["name"]
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_nothing_is_left_of_what_was_broken_off(tmp_path, form):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "name", form, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "name"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write(path, "file", None)
+    with disk.whole(path) as draft:
+        draft.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_killed_process_leaves_the_old_file(tmp_path):
+    path = tmp_path / "name"
+    path.write_text("old")
+    code = HOLD + "with disk.whole(Path(sys.argv[1])) as d: d.write_text('a part'); os._exit(9)"
+    done = subprocess.run([sys.executable, "-c", "import os; " + code, path], check=False)
+    assert done.returncode == 9
+    assert path.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(CubsError, match=re.escape(str(tmp_path))):
+        write(tmp_path / "name", "file", "all")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_refused_while_held_and_freed_by_the_death_of_its_process(tmp_path):
+    path = tmp_path / "new" / "lock"
+    code = HOLD + "with disk.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(CubsError, match="^it is in use$"), disk.lock(path, "it is in use"):
+            pass
+        other.kill()
+    for busy in ("it is in use", ""):
+        with disk.lock(path, busy):
+            pass
+
+
+def test_a_lock_is_freed_by_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), disk.lock(tmp_path / "lock"):
+        raise ZeroDivisionError
+    code = HOLD + "with disk.lock(Path(sys.argv[1]), 'busy'): pass"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], check=True, timeout=30)
+
+
+def test_a_fingerprint_tells_parts_and_their_borders_apart():
+    parts = [("ab", "c"), ("a", "bc"), ("abc",), (b"ab", b"c"), (1,), (1.0,), ("1",), (None,), ()]
+    prints = [disk.fingerprint(*part) for part in parts]
+    assert len(set(prints)) == len(parts)
+    assert all(re.fullmatch("[0-9a-f]{16}", text) for text in prints)
