@@ -56,17 +56,21 @@ def interpolated(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     key = key - key.mean(1, keepdim=True)  # softmax does not notice; the logits get smaller
     low, high = query.detach().aminmax(dim=1, keepdim=True)
-    centre, radius = (high + low) / 2, ((high - low) / 2).clamp(min=1e-6)
+    centre, spread = (high + low) / 2, key.detach().abs().amax(1, keepdim=True)
+    # Where q hardly varies, nodes as close as that would drown its gradient in rounding; so would
+    # the mean of v, which softmax passes on as it is.
+    radius = torch.maximum((high - low) / 2, 1 / spread.clamp(min=1e-6))
+    mean = value.mean(1, keepdim=True)
     angles = torch.arange(0.5, NODES, device=query.device) * (torch.pi / NODES)
     logits = (centre + radius * angles.cos())[:, :, None] * key[:, None, :]  # (B, M, N)
-    f = (logits.softmax(2) * value[:, None, :]).sum(2)  # (B, M)
+    f = (logits.softmax(2) * (value - mean)[:, None, :]).sum(2)  # (B, M)
     orders = torch.arange(NODES, device=query.device)
     coefficients = f @ (angles[:, None] * orders).cos() * (2 / NODES)  # (B, M)
     x = (query - centre) / radius  # in [-1, 1]
     last = before = torch.zeros_like(x)
     for order in range(NODES - 1, 0, -1):
         last, before = torch.addcmul(coefficients[:, order, None] - before, 2 * x, last), last
-    return torch.addcmul(coefficients[:, :1] / 2 - before, x, last)
+    return torch.addcmul(coefficients[:, :1] / 2 - before, x, last) + mean
 
 
 def _largest_logit(query: Tensor, key: Tensor) -> float:

@@ -206,7 +206,7 @@ def stages(model: nn.Module, size: int) -> list[dict]:
     def note(module: nn.Module, _, output: Tensor) -> None:
         name = next(name for name, child in model.named_children() if child is module)
         shape = " × ".join(str(n) for n in output.shape[1:])
-        rows.append({"stage": name, "output": shape, "parameters": num_parameters(module)})
+        rows.append({"stage": name, "output": shape, "parameters": f"{num_parameters(module):,}"})
 
     hooks = [child.register_forward_hook(note) for child in model.children()]
     training = model.training

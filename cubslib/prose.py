@@ -5,9 +5,9 @@ Every function returns Markdown that a notebook displays.
 
 from IPython.display import Markdown
 
+from cubslib import records
 from cubslib.report import Table
 from cubslib.runs import Run
-from cubslib.settings import PARAMETERS
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
 COURSE_DROP = 0.02  # that T3 may lose to T2
@@ -40,18 +40,14 @@ def banner(run: Run) -> Markdown:
 
 
 def in_force(run: Run) -> Table:
-    """Tabulate the parameters as asked, and what the run settled for 0, "auto" and "best"."""
-    rows = [
-        {"setting": name, "value": str(value) or "–", "meaning": PARAMETERS[name].meaning}
-        for name, value in run.asked.items()
-        if name not in ("data_root", "run_dir", "init_from")
-    ]
+    """Tabulate what the run settled for 0, "auto" and "best", its recipes and its surroundings."""
     settled = {key: value for key, value in run.resolved.items() if key not in ("task", "recipes")}
-    rows += [{"setting": f"→ {key}", "value": str(value)} for key, value in settled.items()]
+    settled |= {"hardware": records.hardware(run.resolved["device"]), "seed": run.seed}
+    settled["versions"] = ", ".join(f"{name} {text}" for name, text in records.versions().items())
     for fit, recipe in run.resolved["recipes"].items():
-        parts = ", ".join(f"{key} {value}" for key, value in recipe.items() if value)
-        rows.append({"setting": f"→ recipe of {fit}", "value": parts})
-    return Table(rows)
+        parts = [f"{key} {value}" for key, value in recipe.items() if value]
+        settled[f"recipe of {fit}"] = ", ".join(parts)
+    return Table([{"setting": key, "in force": value} for key, value in settled.items()])
 
 
 def classifier(run: Run) -> Markdown:

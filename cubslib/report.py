@@ -29,7 +29,8 @@ from cubslib.disk import whole
 
 STYLE = """
 body { font: 16px/1.6 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 0 }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem }
+main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem }
+.text_cell_render p, .text_cell_render li { max-width: 62rem }
 main.index { max-width: 110rem }
 .index p { max-width: 62rem }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em }

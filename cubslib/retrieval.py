@@ -10,14 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cubslib import CubsError, metrics, models
+from cubslib import CubsError, metrics, models, records, resolve
 from cubslib.augment import prepare
 from cubslib.packed import decode
 from cubslib.runs import Run
 from cubslib.scoring import outputs
-from cubslib.training import launch, load
+from cubslib.training import launch, load, load_state
 
 KS = (1, 2, 4, 8)
+
+
+def initialise(run: Run, model: nn.Module) -> None:
+    """Give `model` the weights that T4 begins from; its last layer keeps its own.
+
+    Nothing is done where the run begins from random weights, or has its own checkpoint already.
+
+    Raises:
+        CubsError: the checkpoint is gone, or is one of another network.
+    """
+    path = resolve.first_weights(run.folder, run.asked, run.resolved)
+    if path is None or (run.folder / "checkpoints" / "classification" / "last.ckpt").exists():
+        return
+    saved = records.checkpoint(path)["state_dict"]
+    saved = {key: value for key, value in saved.items() if not key.startswith("fc.")}
+    own = {
+        key for key in model.state_dict() if not key.startswith("fc.") and "attention" not in key
+    }
+    if own - saved.keys():
+        raise CubsError(f"{path} is a checkpoint of another network: give one of ResNet-18.")
+    load_state(model, saved, path, strict=False)
 
 
 def gallery(run: Run, stage: str, model: nn.Module) -> Tensor:

@@ -5,9 +5,10 @@ Under it Lightning Fabric places tensors, chooses the precision and joins proces
 Shapes: N images in a data set, B in a process's batch, W processes, S pixels a side, F outputs.
 """
 
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cubslib import CubsError, models, records, resolve, sampling, settings
+from cubslib import CubsError, models, records, sampling, settings
 from cubslib.augment import Augmentation, augment, draws
 from cubslib.disk import whole
 from cubslib.packed import PackedImages
@@ -35,6 +36,7 @@ def launch(run: Run) -> Fabric:
     here, begun_on = settings.device(), run.resolved["device"]
     if begun_on not in (here, "cpu") and not run.finished:
         raise CubsError(f"run_dir {run.folder.name} began on {begun_on}: go on where there is one.")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not a word a launch
     device = here if run.finished else begun_on
     precision = settings.precision(device) if run.finished else run.resolved["precision"]
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -45,13 +47,15 @@ def launch(run: Run) -> Fabric:
 
 @dataclass
 class Fit:
-    """The moving parts of one training: all but `criterion` and `batches` are in its checkpoint.
+    """The moving parts of one training.
 
-    `network` is Fabric's wrap of `model`; `averaged` is None where the recipe averages nothing.
+    `network` is Fabric's wrap of `model`; `averaged` is None where the recipe averages nothing;
+    `steps` an epoch take `batch` images each, over all processes.
     """
 
     run: Run
     name: str
+    recipe: settings.Recipe
     fabric: Fabric
     model: nn.Module
     network: nn.Module
@@ -60,6 +64,8 @@ class Fit:
     optimizer: torch.optim.Optimizer
     schedule: OneCycleLR
     averaged: AveragedModel | None
+    steps: int
+    batch: int
     history: list[dict]
 
     @property
@@ -99,12 +105,13 @@ def fit(
         CubsError: the loss is no longer finite, or a checkpoint does not fit the network.
     """
     state = _begin(run, name, model, criterion, batches, fabric or launch(run))
-    recipe, history, folder = run.recipe(name), state.history, run.folder / "checkpoints" / name
+    recipe, history, folder = state.recipe, state.history, run.folder / "checkpoints" / name
     if over(history, recipe):
         print(f"{name}: {len(history)} epochs read from {run.folder.name}; nothing is trained.")
     hidden = over(history, recipe) or not state.fabric.is_global_zero
-    total, done = recipe.epochs * len(run.train), len(history) * len(run.train)
-    with Progress(total, initial=done, unit="img", desc=name, disable=hidden) as bar:
+    images = state.steps * state.batch
+    done = {"total": recipe.epochs * images, "initial": len(history) * images}
+    with Progress(**done, unit="img", disable=hidden) as bar:
         while not over(history, recipe):
             try:
                 row = train_epoch(state, bar)
@@ -115,6 +122,8 @@ def fit(
                 print(f"Interrupted; {name} is saved to epoch {len(history)}: run again to go on.")
                 raise
             history.append(row)
+            bar.set_postfix({key: f"{value:.3f}" for key, value in best_row(history).items()
+                             if key == "loss" or key.startswith("val_")})  # fmt: skip
             if state.fabric.is_global_zero:  # last.ckpt at last: a kill before repeats the epoch
                 if best_row(history) is row:
                     _report(state, folder / "best.ckpt")
@@ -127,27 +136,13 @@ def fit(
 
 def train_epoch(state: Fit, bar: Progress) -> dict:
     """Train one epoch; return its row of the history."""
-    run, fabric, epoch = state.run, state.fabric, len(state.history)
-    recipe = run.recipe(state.name)
-    how = Augmentation(**recipe.augmentation)
-    where = (run.seed, state.name, epoch)  # all randomness follows from this
-    positions = state.batches(run.train.targets, recipe.batch_size, *where)
-    places = np.arange(positions.size).reshape(positions.shape)
-    numbers = draws(positions.size, *where)
-    torch.manual_seed(sampling.generator(*where, f"rank {fabric.global_rank}").integers(2**63))
-    state.network.train()
-    total, start = torch.zeros((), device=fabric.device), time.perf_counter()
+    recipe, epoch, total, start = state.recipe, len(state.history), 0, time.perf_counter()
     bar.set_description(f"{state.name}, epoch {epoch + 1} of {recipe.epochs}")
-    own = [sampling.shard(x, fabric.global_rank, fabric.world_size) for x in (positions, places)]
-    for step, (rows, draw) in enumerate(zip(*own, strict=True)):
-        progress = (epoch + step / len(positions)) / recipe.epochs
-        size = [side for share, side in recipe.sizes if share <= progress][-1]
-        pixels = fabric.to_device(run.train.read(rows))
-        images = augment(pixels, numbers[draw], how, size)
-        images = images.contiguous(memory_format=torch.channels_last)
-        outputs, targets = gather(fabric, state.network(images), run.train.targets[rows])
+    state.network.train()
+    for images, targets in augmented_batches(state):
+        outputs, targets = gather(state.fabric, state.network(images), targets)
         loss = state.criterion(outputs, targets)
-        fabric.backward(loss)
+        state.fabric.backward(loss)
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.schedule.step()
@@ -156,13 +151,37 @@ def train_epoch(state: Fit, bar: Progress) -> dict:
         total += loss.detach()
         if bar.update(len(targets)):  # true when it was drawn: reading the loss waits for the GPU
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    mean = total.item() / len(positions)
+    mean, seconds = total.item() / state.steps, time.perf_counter() - start
     if not np.isfinite(mean):
         raise CubsError(f"the loss of {state.name} is {mean} in epoch {epoch + 1}: lower lr.")
-    seconds = time.perf_counter() - start
-    row = {"epoch": epoch + 1, "lr": state.schedule.get_last_lr()[0], "size": size, "loss": mean}
-    speed = round(positions.size / seconds, 1)
-    return row | {"seconds": round(seconds, 2), "images_per_second": speed}
+    return {
+        "epoch": epoch + 1,
+        "lr": state.schedule.get_last_lr()[0],
+        "size": images.shape[-1],
+        "loss": mean,
+        "seconds": round(seconds, 2),
+        "images_per_second": round(state.steps * state.batch / seconds, 1),
+    }
+
+
+def augmented_batches(state: Fit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give this process's share of an epoch: images (B, 3, S, S) and targets (B,).
+
+    Which images, and how each is varied, follows from (seed, fit, epoch) and the place in the
+    epoch's global order, so processes together give what one would.
+    """
+    run, fabric, recipe, epoch = state.run, state.fabric, state.recipe, len(state.history)
+    where, how = (run.seed, state.name, epoch), Augmentation(**recipe.augmentation)
+    positions = state.batches(run.train.targets, recipe.batch_size, *where)  # (steps, W·B)
+    places = np.arange(positions.size).reshape(positions.shape)
+    numbers = draws(positions.size, *where)
+    torch.manual_seed(sampling.generator(*where, f"rank {fabric.global_rank}").integers(2**63))
+    own = [sampling.shard(x, fabric.global_rank, fabric.world_size) for x in (positions, places)]
+    for step, (rows, draw) in enumerate(zip(*own, strict=True)):
+        progress = (epoch + step / len(positions)) / recipe.epochs
+        size = [side for share, side in recipe.sizes if share <= progress][-1]
+        images = augment(fabric.to_device(run.train.read(rows)), numbers[draw], how, size)
+        yield images.contiguous(memory_format=torch.channels_last), run.train.targets[rows]
 
 
 def gather(fabric: Fabric, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,36 +217,15 @@ def load(run_dir: str | Path) -> nn.Module:
     path = Path(run_dir)
     saved = records.checkpoint(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
     model = models.rebuild(saved["config"])
-    _load(model, saved["state_dict"], path)
+    load_state(model, saved["state_dict"], path)
     model.classes, model.image_size = saved["classes"], saved["image_size"]
     return model.eval()
-
-
-def initialise(run: Run, model: nn.Module) -> None:
-    """Give `model` the weights that T4 begins from; its last layer keeps its own.
-
-    Nothing is done where the run begins from random weights, or has its own checkpoint already.
-
-    Raises:
-        CubsError: the checkpoint is gone, or is one of another network.
-    """
-    path = resolve.first_weights(run.folder, run.asked, run.resolved)
-    if path is None or (run.folder / "checkpoints" / "classification" / "last.ckpt").exists():
-        return
-    saved = records.checkpoint(path)["state_dict"]
-    saved = {key: value for key, value in saved.items() if not key.startswith("fc.")}
-    own = {
-        key for key in model.state_dict() if not key.startswith("fc.") and "attention" not in key
-    }
-    if own - saved.keys():
-        raise CubsError(f"{path} is a checkpoint of another network: give one of ResNet-18.")
-    _load(model, saved, path, strict=False)
 
 
 def _begin(run, name, model, criterion, batches, fabric) -> Fit:
     """Build what training moves, in the state that the last checkpoint holds."""
     recipe = run.recipe(name)
-    steps = len(batches(run.train.targets, recipe.batch_size, run.seed, name, 0))
+    steps, batch = batches(run.train.targets, recipe.batch_size, run.seed, name, 0).shape
     model.to(fabric.device, memory_format=torch.channels_last)
     averaged = None
     if recipe.ema_decay:
@@ -235,15 +233,14 @@ def _begin(run, name, model, criterion, batches, fabric) -> Fit:
         averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     network, optimizer = fabric.setup(model, _optimizer(model, recipe))
     schedule = OneCycleLR(optimizer, recipe.lr, recipe.epochs * steps, cycle_momentum=False)
-    state = Fit(
-        run, name, fabric, model, network, criterion, batches, optimizer, schedule, averaged, []
-    )
+    moving = (model, network, criterion, batches, optimizer, schedule, averaged)
+    state = Fit(run, name, recipe, fabric, *moving, steps, batch, history=[])
     path = run.folder / "checkpoints" / name / "last.ckpt"
     if path.exists():
         saved = torch.load(path, map_location=fabric.device, weights_only=True)
         state.history = saved.pop("history")
         for part, values in saved.items():
-            _load(getattr(state, part), values, path)
+            load_state(getattr(state, part), values, path)
     return state
 
 
@@ -281,7 +278,12 @@ def _report(state: Fit, path: Path) -> None:
         )
 
 
-def _load(part, values: dict, path: Path, **options) -> None:
+def load_state(part, values: dict, path: Path, **options) -> None:
+    """Load `values` from the checkpoint at `path` into a network or an optimizer.
+
+    Raises:
+        CubsError: they do not fit.
+    """
     try:
         part.load_state_dict(values, **options)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -1,7 +1,7 @@
 """A network and recipes small enough to train in a second: what the tests of runs share.
 
-Test modules load it as a plugin, for its fixtures; the processes that they kill, or that train
-together, import it.
+It is a module, and not part of conftest.py, because processes that are killed, or that train
+together, import it too.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def shorten(**changes) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _short(monkeypatch):
+def short(monkeypatch):
     monkeypatch.setattr(settings, "RECIPES", dict(settings.RECIPES))
     shorten()
 
@@ -74,11 +74,40 @@ def begin(data_root, tmp_path, monkeypatch):
     return lambda task, **asked: runs.start(task, {"data_root": str(data_root)} | asked)
 
 
-def fit(run, **options) -> nn.Module:
+def fit(run, score=None) -> nn.Module:
     """Train the run's first fit as T1 does."""
-    return training.fit(
-        run, "classification", small(run), nn.CrossEntropyLoss(), scoring.accuracy, **options
-    )
+    score = score or scoring.accuracy
+    return training.fit(run, "classification", small(run), nn.CrossEntropyLoss(), score)
+
+
+def certainty(fabric, model, data, size) -> dict[str, float]:
+    """Return the mean probability of the right class as `top1`: finer than counting hits."""
+    logits = scoring.outputs(fabric, model, data, size)
+    return {"top1": logits.softmax(1)[range(len(data)), data.targets].mean().item()}
+
+
+def checkpoints(folder: Path) -> dict[str, dict]:
+    return {
+        f"{file.parent.name}/{file.name}": torch.load(file, weights_only=True)
+        for file in sorted(folder.rglob("*.ckpt"))
+    }
+
+
+def leaves(tree, name: str = "") -> dict[str, object]:
+    """Everything in nested dicts and lists by where it is, times apart."""
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {k: x for key, sub in items for k, x in leaves(sub, f"{name}.{key}").items()}
+    return {} if name.endswith(("seconds", "images_per_second")) else {name: tree}
+
+
+def assert_same(one, other) -> None:
+    """Assert that two nested dicts and lists are the same to the bit."""
+    one, other = leaves(one), leaves(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        same = torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name]
+        assert same, name
 
 
 def apart(function, *arguments) -> int:
@@ -103,7 +132,7 @@ def whole_run(project: Path, data_root: Path, writes: int) -> None:
 
     os.replace = deadly
     run = runs.start("T1", {"data_root": str(data_root)})
-    scoring.record_classifier(run, "classification", fit(run))
+    scoring.record_classifier(run, "classification", fit(run, certainty))
 
 
 def share(rank: int, world: int, port: int, run: runs.Run, metric: bool) -> None:
@@ -114,7 +143,9 @@ def share(rank: int, world: int, port: int, run: runs.Run, metric: bool) -> None
         meet = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         os.environ |= {key: str(value) for key, value in (place | meet).items()}
     images, gradients, model = [], [], small(run, plain=True)
-    model.conv.register_forward_pre_hook(lambda _, x: images.append(x[0]) if model.training else 0)
+    model.conv.register_forward_pre_hook(
+        lambda _, x: images.append(x[0]) if model.training else None
+    )
     register_optimizer_step_pre_hook(
         lambda *_: gradients.append([p.grad.clone() for p in model.parameters()])
     )

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cubslib.augment import (
+    MEAN,
+    NUM_DRAWS,
+    STD,
+    Augmentation,
+    augment,
+    draws,
+    prepare,
+    restore,
+)
+from cubslib.sampling import shard, shuffled
+
+STRONG = Augmentation(min_area=0.3, max_aspect=1.4, flip=True, colour=0.3, erase=0.5)
+NEARLY_ONE = 1 - 2**-24
+
+
+@pytest.fixture
+def images():
+    """Noise, uint8 (6, 3, 16, 16), far from black and white."""
+    return torch.randint(60, 180, (6, 3, 16, 16), generator=torch.manual_seed(0)).byte()
+
+
+def chosen(count=6, **values):
+    """Draws of 1/2, but for the columns that are named."""
+    u = torch.full((count, NUM_DRAWS), 0.5)
+    for name, value in values.items():
+        names = "area aspect x y flip brightness contrast saturation erase side left top"
+        u[:, names.split().index(name)] = value
+    return u
+
+
+def assert_close(batch, expected):
+    torch.testing.assert_close(restore(batch).double(), expected.double(), atol=1e-5, rtol=0)
+
+
+def test_the_defaults_vary_nothing_whatever_is_drawn(images):
+    batch = augment(images, draws(6, 0, "fit", 0), Augmentation(), 16)
+    assert batch.dtype == torch.float32
+    assert_close(batch, images / 255)
+    torch.testing.assert_close(batch, prepare(images, 16), atol=1e-5, rtol=0)
+
+
+def test_pixels_are_normalised_channel_by_channel(images):
+    batch = prepare(images, 16)
+    for channel in range(3):
+        pixel = (images[2, channel, 5, 7].item() / 255 - MEAN[channel]) / STD[channel]
+        assert batch[2, channel, 5, 7].item() == pytest.approx(pixel, abs=1e-6)
+
+
+def test_half_the_images_are_mirrored(images):
+    u = chosen(flip=torch.tensor([0.0, 0.49, 0.5, 0.51, 0.99, 0.2]))
+    batch = augment(images, u, Augmentation(flip=True), 16)
+    mirrored = torch.tensor([True, True, False, False, False, True])[:, None, None, None]
+    assert_close(batch, torch.where(mirrored, images.flip(3), images) / 255)
+
+
+@pytest.mark.parametrize(
+    ("where", "rows", "columns"),
+    [
+        ({"x": 0.0, "y": 0.0}, slice(0, 8), slice(0, 8)),
+        ({"x": NEARLY_ONE, "y": 0.0}, slice(0, 8), slice(8, 16)),
+        ({"x": 0.5, "y": NEARLY_ONE}, slice(8, 16), slice(4, 12)),
+    ],
+)
+def test_a_crop_keeps_its_share_of_the_area_anywhere_within(images, where, rows, columns):
+    batch = augment(images, chosen(area=0.0, **where), Augmentation(min_area=0.25), 8)
+    assert_close(batch, images[:, :, rows, columns] / 255)
+
+
+@pytest.mark.parametrize(("aspect", "tall"), [(NEARLY_ONE, False), (0.0, True)])
+def test_a_stretched_crop_is_wide_or_tall(images, aspect, tall):
+    """1/4 of the area at 4:1 is the whole side by a quarter: pixels of an 8 × 32 image fit it."""
+    narrow = images.reshape(6, 3, 8, 32) if tall else images.reshape(6, 3, 32, 8)
+    how = Augmentation(min_area=0.25, max_aspect=4.0)
+    batch = augment(narrow, chosen(area=0.0, aspect=aspect), how, 8)
+    cut = narrow[..., 12:20] if tall else narrow[:, :, 12:20]
+    assert_close(batch, cut / 255)
+
+
+def test_colours_change_as_in_a_loop(images):
+    u = draws(6, 1, "fit", 0)
+    batch = restore(augment(images, u, Augmentation(colour=0.2), 16))
+    for i, image in enumerate(images.double() / 255):
+        brightness, contrast, saturation = (1 + 0.2 * (2 * x - 1) for x in u[i, 5:8].tolist())
+        image = image * brightness
+        image = image.mean() + contrast * (image - image.mean())
+        gray = image.mean(0)
+        for channel in range(3):
+            expected = gray + saturation * (image[channel] - gray)
+            torch.testing.assert_close(batch[i, channel].double(), expected, atol=1e-5, rtol=0)
+
+
+def test_squares_are_erased_as_in_a_loop(images):
+    u = draws(6, 0, "fit", 2)
+    u[:2, 8], u[2:, 8] = 0.7, torch.tensor([0.1, 0.59, 0.2, 0.3])
+    batch, plain = augment(images, u, Augmentation(erase=0.6), 16), prepare(images, 16)
+    for i in range(6):
+        side = 16 * (1 / 16 + 3 / 16 * u[i, 9].item()) ** 0.5
+        left, top = ((16 - side) * u[i, k].item() for k in (10, 11))
+        for y in range(16):
+            for x in range(16):
+                within = left <= x < left + side and top <= y < top + side and i >= 2
+                expected = torch.zeros(3) if within else plain[i, :, y, x]
+                torch.testing.assert_close(batch[i, :, y, x], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_and_batches_change_no_pixel(images, world_size):
+    batches = shuffled(range(6), 6, 0, "fit", 0)
+    places, u = np.arange(6).reshape(1, 6), draws(6, 0, "fit", 0)
+    whole = augment(images[batches[0]], u, STRONG, 24)
+    parts = []
+    for rank in range(world_size):
+        (rows,), (own,) = (shard(x, rank, world_size) for x in (batches, places))
+        parts.append(augment(images[rows], u[own], STRONG, 24))
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(augment(images[batches[0, 3:4]], u[3:4], STRONG, 24), whole[3:4])
+
+
+def test_a_draw_follows_from_seed_fit_epoch_and_place():
+    first = draws(9, 0, "fit", 0)
+    assert first.shape == (9, NUM_DRAWS)
+    assert first.min() >= 0
+    assert first.max() < 1
+    assert torch.equal(draws(5, 0, "fit", 0), first[:5])
+    for other in ((1, "fit", 0), (0, "other", 0), (0, "fit", 1)):
+        assert not torch.isclose(draws(9, *other), first).any(1).all()
+    assert len(first.unique()) == first.numel()
+
+
+def test_every_image_has_its_own_draw_and_stays_a_picture(images, device):
+    same = images[:1].expand(64, -1, -1, -1).to(device)
+    batch = augment(same, draws(64, 0, "fit", 0), STRONG, 16)
+    assert batch.device.type == device
+    assert len({tuple(image.flatten().tolist()) for image in batch.cpu()}) == 64
+    raw = batch.cpu() * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    assert raw.min() > -1e-5
+    assert raw.max() < 1 + 1e-5
+    assert 0.05 < raw.std() < 0.5
+
+
+@pytest.mark.parametrize("size", [8, 11, 40])
+def test_prepare_resizes_as_pillow_does(images, size):
+    batch = restore(prepare(images, size)) * 255
+    for image, result in zip(images, batch, strict=True):
+        pillow = Image.fromarray(image.permute(1, 2, 0).numpy())
+        expected = np.asarray(pillow.resize((size, size), Image.Resampling.BILINEAR))
+        assert np.abs(result.permute(1, 2, 0).numpy() - expected).max() < 1.01

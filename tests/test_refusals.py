@@ -1,0 +1,39 @@
+"""Bad input: one sentence before any long work, and earlier results untouched."""
+
+import pytest
+import small
+
+from cubslib import CubsError
+
+begin, data_root, short = small.begin, small.data_root, small.short
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "sentence"),
+    [
+        ("T4", {"In": ["# Parameters\nmargn = 1"], "margn": 1}, "no parameter margn: did you mean"),
+        ("T1", {"In": ["# Parameters\nmargin = 1"], "margin": 1}, "T1 has no parameter margin"),
+        ("T1", {"restart": "false"}, "restart is 'false'; it must be True or False"),
+        ("T1", {"epochs": 1000.0}, "epochs is 1000.0; it must be a whole number"),
+        ("T1", {"epochs": True}, "epochs is True"),
+        ("T4", {"margin": False}, "margin is False; it must be a number"),
+        ("T4", {"margin": -1}, "margin is -1; it must be 0 or more"),
+        ("T1", {"epochs": -3}, "epochs is -3; it must be 0 or more"),
+        ("T1", {"batch_size": 1}, "batch_size is 1; it must be 0 or at least 2"),
+        ("T4", {"batch_size": 10}, "batch_size is 10; it must be .* multiple of 4 from 8"),
+        ("T4", {"batch_size": 4}, "batch_size is 4"),
+        ("T1", {"lr": float("inf")}, "lr is inf"),
+        ("T3", {"fashion": "serial"}, "fashion is 'serial'; it must be one of best, parallel"),
+        ("T1", {"dataset": "real"}, "dataset is 'real', but data_root holds no tiny-imagenet-200"),
+        ("T4", {"dataset": "real"}, "get_cars196.py, or ask for dataset='sample'"),
+        ("T4", {"val_classes": 3}, "val_classes is 3; it must be 0, or 2 to half"),
+        ("T4", {"val_classes": 99}, "val_classes is 99"),
+        ("T4", {"init_from": "nowhere.ckpt"}, "nowhere.ckpt is missing"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_sentence(task, asked, sentence, begin, tmp_path):
+    for restart in (False, True):
+        with pytest.raises(CubsError, match=sentence) as caught:
+            begin(task, **({"restart": restart} | asked))
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("settings.json"))
