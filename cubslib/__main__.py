@@ -68,7 +68,8 @@ def run_notebook(task: str, parameters: dict) -> None:
         raise CubsError(
             f"notebooks/{stem}.ipynb is not here: call this within the project's folder."
         )
-    run = runs.start(task, parameters)  # every check; it also sets aside what restart replaces
+    settings.check(task, parameters)  # unknown names too: `start` has only a namespace to go by
+    run = runs.start(task, parameters)  # every other check; it also sets aside what is replaced
     run.release()
     parameters = {name: value for name, value in parameters.items() if name != "restart"}
     with tempfile.TemporaryDirectory() as scratch, _Watch(run):

@@ -124,13 +124,14 @@ def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple
         CubsError: the photograph cannot be read, or the run has no gallery.
     """
     model = load(run_dir)
-    if "embedding_dim" not in model.config:
+    arrays = Path(run_dir) / "arrays.npz"
+    if "embedding_dim" not in model.config or not arrays.is_file():
         raise CubsError(
             f"{Path(run_dir).name} is no run of T4 and has no gallery: name one that is."
         )
     image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
     query = F.normalize(model(prepare(image, model.image_size)), dim=1)
-    with np.load(Path(run_dir) / "arrays.npz") as file:
+    with np.load(arrays) as file:
         names, classes = file["names"], file["classes"]
         cosines, found = nearest(query, torch.from_numpy(file["embeddings_embedding"]), count)
     return [

@@ -232,7 +232,8 @@ def _begin(run, name, model, criterion, batches, fabric) -> Fit:
         average = get_ema_multi_avg_fn(recipe.ema_decay)
         averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     network, optimizer = fabric.setup(model, _optimizer(model, recipe))
-    schedule = OneCycleLR(optimizer, recipe.lr, recipe.epochs * steps, cycle_momentum=False)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    schedule = OneCycleLR(optimizer, peaks, recipe.epochs * steps, cycle_momentum=False)
     moving = (model, network, criterion, batches, optimizer, schedule, averaged)
     state = Fit(run, name, recipe, fabric, *moving, steps, batch, history=[])
     path = run.folder / "checkpoints" / name / "last.ckpt"
@@ -244,16 +245,15 @@ def _begin(run, name, model, criterion, batches, fabric) -> Fit:
     return state
 
 
-def _optimizer(model: nn.Module, recipe: settings.Recipe) -> torch.optim.Optimizer:
-    """Build the recipe's optimizer; only weights of two and more dimensions decay."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, recipe.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, recipe.lr)
+def _optimizer(model: nn.Module, recipe: settings.Recipe) -> torch.optim.SGD:
+    """Build SGD; weights of two and more dimensions decay, and the CUBS blocks learn slower."""
+    groups: dict[tuple[float, float], list] = {}
+    for name, parameter in model.named_parameters():
+        lr = recipe.lr * (recipe.gate_lr if ".attention." in name else 1)
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((lr, decay), []).append(parameter)
+    groups = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in groups.items()]
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
 
 
 def _save(state: Fit, path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(min(2, torch.get_num_threads()))  # $OMP_NUM_THREADS may ask for 1
 
 
 @pytest.fixture(scope="session")

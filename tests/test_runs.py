@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -57,48 +56,6 @@ def test_settings_are_written_first_and_keep_their_meaning(begin, monkeypatch):
     assert again.resolved == resolved
     assert again.recipe("parallel").epochs == run.recipe("parallel").epochs == 3
     assert begin("T3", seed=4).recipe("parallel").epochs == 77
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_a_run_is_continued_or_shown_only_with_the_settings_it_began_with(finished, begin):
-    run = begin("T1", run_dir="mine")
-    if finished:
-        run.write("metrics.json", {"task": "T1"})
-    for other, sentence in (
-        ({"seed": 5}, "run_dir mine began with seed=0: ask for the same, for restart=True, or"),
-        ({"lr": 1, "dataset": "sample"}, "began with dataset='auto', lr=0.0"),
-    ):
-        with pytest.raises(CubsError, match=sentence):
-            begin("T1", run_dir="mine", **other)
-    with pytest.raises(CubsError, match="mine began with T1_custom_cnn"):
-        begin("T2", run_dir="mine")
-    assert begin("T1", run_dir="mine").finished == finished
-
-
-def test_other_data_are_refused_to_go_on_with_and_no_reason_not_to_show(begin, tiny_copy, tmp_path):
-    (tmp_path / "own" / "sample").mkdir(parents=True)
-    tiny_copy.rename(tmp_path / "own/sample/tiny-imagenet-200")
-    run = begin("T1")
-    assert begin("T1", data_root="own").folder == run.folder  # the same pixels elsewhere
-    photo = next((tmp_path / "own").rglob("*_3.JPEG"))
-    shutil.copyfile(photo.with_name(photo.name.replace("_3.", "_4.")), photo)
-    with pytest.raises(CubsError, match="data under data_root differ from those that run_dir T1_"):
-        begin("T1", data_root="own")
-    run.write("metrics.json", {"task": "T1"})
-    assert begin("T1", data_root="own").finished
-
-
-@pytest.mark.parametrize("restart", [False, True])
-def test_a_folder_that_is_no_run_is_left_alone(restart, begin, tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert begin("T1", run_dir="empty", restart=restart).folder == tmp_path / "empty"
-    for name in ("notes.txt", "settings.json"):
-        folder = tmp_path / f"with {name}"
-        folder.mkdir()
-        (folder / name).write_text("{")
-        with pytest.raises(CubsError, match="is not empty and holds no run: name a new folder"):
-            begin("T1", run_dir=folder.name, restart=restart)
-        assert [path.read_text() for path in folder.iterdir()] == ["{"]
 
 
 def test_restart_sets_the_old_results_aside(begin, tmp_path):

@@ -23,7 +23,7 @@ def test_fit_learns_and_leaves_history_and_checkpoints(begin):
     assert [row["size"] for row in history] == [32, 32, 32, 48, 48, 48]
     rates = [row["lr"] for row in history]
     assert rates[0] < max(rates) < 0.02
-    assert rates[-1] < 1e-5
+    assert rates[-1] < max(rates) / 20
     assert history[-1]["loss"] < history[0]["loss"]
     assert set(saved) == {"classification/best.ckpt", "classification/last.ckpt"}
     rows = saved["classification/last.ckpt"]["history"]

@@ -1,0 +1,152 @@
+import shutil
+
+import papermill
+import pytest
+import small
+from papermill.exceptions import PapermillExecutionError
+
+from cubslib import __main__, runs
+
+begin, data_root, short, t1, t4 = small.begin, small.data_root, small.short, small.t1, small.t4
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project with a notebook that must not be run."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/T1_custom_cnn.ipynb").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: pytest.fail("was run"))
+    return tmp_path
+
+
+@pytest.fixture
+def command(project, capsys):
+    """Call the command line: its exit status, output and errors."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        status = __main__.main([str(argument) for argument in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("-1", -1), ("1e3", 1000.0), ("0.2", 0.2), ("True", True), ("false", "false"),
+        ("real", "real"), ("runs/a b", "runs/a b"), ("", ""), ("2 apples", "2 apples"),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_papermill_reads_them(text, value):
+    name, found = __main__._parsed(["x", text])
+    assert (name, found, type(found)) == ("x", value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (["margin", "0.2"], "T1 has no parameter margin: it has data_root, "),
+        (["epoch", "2"], "T1 has no parameter epoch: did you mean epochs."),
+        (["restart", "false"], "restart is 'false'; it must be True or False."),
+        (["epochs", "1e3"], "epochs is 1000.0; it must be a whole number."),
+        (["epochs", "-3"], "epochs is -3; it must be 0 or more."),
+        (["batch_size", "1"], "batch_size is 1; it must be 0 or at least 2"),
+        (["seed", "1"], "run_dir mine began with seed=0: ask for the same, for restart=True"),
+    ],
+)
+def test_run_refuses_in_one_sentence_before_a_kernel_starts(parameters, sentence, begin, command):
+    run = begin("T1", run_dir="mine")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    place = ["-p", "run_dir", "mine", "-p", "data_root", run.train.root.parent.parent]
+    status, out, error = command("run", "T1", *place, "-p", *parameters)
+    assert (status, out) == (1, "")
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_run_outside_a_project_says_so(command, project):
+    shutil.rmtree(project / "notebooks")
+    status, _, error = command("run", "T1")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "notebooks/T1_custom_cnn.ipynb is not here" in error
+
+
+def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
+    command, data_root, monkeypatch, project
+):
+    def fail(source, draft, parameters, **options):
+        assert parameters == {"data_root": str(data_root), "seed": 3}
+        run = runs.start("T1", parameters)  # the lock is free, and restart has been done
+        run.write_history("classification", rows)
+        draft.write_text("half a notebook")
+        run.release()
+        raise error
+
+    rows = [{"epoch": 7, "loss": 2.5, "val_top1": 0.25, "seconds": 1.0, "images_per_second": 9.0}]
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    asked = ["-p", "data_root", data_root, "-p", "seed", "3", "-p", "restart", "True"]
+    error = PapermillExecutionError(9, 3, "fit()", "CubsError", "the loss is nan.", ["", ""])
+    status, out, said = command("run", "T1", *asked)
+    assert (status, said) == (1, "the loss is nan.\n")
+    assert "classification, epoch 7 of 3: loss 2.500, val_top1 25.0%, 9 images/s" in out
+    error = PapermillExecutionError(9, 3, "fit()", "ZeroDivisionError", "by zero", ["", ""])
+    assert command("run", "T1", *asked)[0] == 1
+    error = KeyboardInterrupt()
+    status, _, said = command("run", "T1", *asked)
+    assert status == 130
+    assert "classification is saved to epoch 7; the same command goes on from there." in said
+    folder = project / "runs" / "T1_custom_cnn,seed=3"
+    assert (folder / "T1_custom_cnn.ipynb").read_text() == "half a notebook"
+    assert folder.with_name(f"{folder.name}~2").exists()
+
+
+def test_report_makes_a_site_of_finished_runs(command, project, t1, t4):
+    status, _, error = command("report")
+    assert (status, error.count("\n")) == (1, 1)
+    for run in (t1, t4):
+        shutil.copytree(run.folder, project / "runs" / run.folder.name)
+    status, out, _ = command("report")
+    assert status == 0
+    assert (project / "runs/report/index.html").is_file()
+    assert "T1" in out
+    assert "embedding" in out
+
+
+def test_classify_and_search_use_the_newest_run_or_the_one_named(command, project, t1, t4):
+    photos = {run.task: run.test.root / run.test.names[0] for run in (t1, t4)}
+    for what, task in (("classify", "T1"), ("search", "T4")):
+        status, _, error = command(what, photos[task])
+        assert (status, error.count("\n")) == (1, 1)
+        assert "there is no finished run of T" in error
+        run = {"T1": t1, "T4": t4}[task]
+        status, named, _ = command(what, photos[task], "--run", run.folder)
+        assert status == 0
+        shutil.copytree(run.folder, project / "runs" / task)
+        assert command(what, photos[task]) == (0, named, "")
+        lines = named.splitlines()
+        assert lines[0] == f"by {task}:"
+        assert len(lines) == {"T1": 4, "T4": 9}[task]
+    assert t1.test.classes[0] in command("classify", photos["T1"])[1]
+    assert t4.test.names[0] in command("search", photos["T4"])[1].splitlines()[1]
+
+
+@pytest.mark.parametrize("what", ["classify", "search"])
+@pytest.mark.parametrize("photo", ["words.jpg", "missing.jpg"])
+def test_what_is_no_photograph_is_refused(what, photo, command, project, t1, t4):
+    (project / "words.jpg").write_text("no image")
+    run = t1 if what == "classify" else t4
+    status, _, error = command(what, photo, "--run", run.folder)
+    assert (status, error.count("\n")) == (1, 1)
+    assert photo in error
+    status, _, error = command(what, photo, "--run", "nowhere")
+    assert status == 1
+    assert "nowhere is missing: name a finished run" in error
+
+
+def test_an_unknown_command_shows_the_usage(command):
+    with pytest.raises(SystemExit) as caught:
+        command("train")
+    assert caught.value.code == 2

@@ -1,0 +1,128 @@
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import small
+import torch
+from lightning_fabric import Fabric
+from small import Small
+
+from cubslib import CubsError, models, records, runs, scoring, training
+from cubslib.augment import prepare
+from cubslib.datasets import TinyImageNet
+
+begin, data_root, short, t1, t4 = small.begin, small.data_root, small.short, small.t1, small.t4
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+@pytest.fixture
+def data(tiny_root):
+    """15 images, which neither 2 processes nor batches of 4 divide."""
+    return TinyImageNet(tiny_root, "test")
+
+
+def by_hand(model, data, size):
+    """Every image by itself."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(prepare(data.read([i]), size)) for i in range(len(data))])
+
+
+@pytest.mark.parametrize("batch", [4, 15, 256])
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_outputs_leaves_none_out(batch, training_mode, data, fabric, monkeypatch):
+    monkeypatch.setattr(scoring, "EVAL_BATCH", batch)
+    model = Small(3).train(training_mode)
+    found = scoring.outputs(fabric, model, data, 32)
+    features = scoring.outputs(fabric, model, data, 32, head=False)
+    assert model.training == training_mode
+    assert not found.requires_grad
+    torch.testing.assert_close(found, by_hand(model, data, 32))
+    torch.testing.assert_close(model.fc(features), found)
+    assert len(found.unique(dim=0)) == 15
+
+
+@pytest.mark.parametrize("world", [2, 4, 7])
+def test_outputs_keeps_the_order_over_processes(world, data, monkeypatch):
+    monkeypatch.setattr(scoring, "EVAL_BATCH", 3)
+    model, shares = Small(3), {}
+
+    def process(rank):
+        def all_gather(own):
+            shares[rank] = own
+            return torch.stack([shares.get(other, own) for other in range(world)])
+
+        return SimpleNamespace(
+            world_size=world, global_rank=rank, device=torch.device("cpu"), all_gather=all_gather,
+            to_device=lambda x: x, autocast=contextlib.nullcontext,
+        )  # fmt: skip
+
+    for _ in range(2):  # the second time every process's share is there to be gathered
+        found = [scoring.outputs(process(rank), model, data, 32) for rank in range(world)]
+    for one in found:
+        torch.testing.assert_close(one, by_hand(model, data, 32))
+
+
+def test_accuracy_and_recall_agree_with_counting(data, fabric):
+    torch.manual_seed(0)
+    model = Small(3)
+    hits = by_hand(model, data, 32).argmax(1) == data.targets
+    assert 0 < hits.sum() < 15
+    found = scoring.accuracy(fabric, model, data, 32)
+    assert found == {"top1": pytest.approx(hits.double().mean().item()), "top5": 1.0}
+    features = scoring.recall(fabric, model, data, 32)
+    model.config["embedding_dim"] = 3
+    embeddings = scoring.recall(fabric, model, data, 32)
+    for found, function in ((features, model.features), (embeddings, model)):
+        with torch.no_grad():
+            unit = torch.nn.functional.normalize(function(prepare(data.read(range(15)), 32)))
+        nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(1)
+        share = (data.labels[nearest] == data.labels).double().mean().item()
+        assert found == {"recall_at_1": pytest.approx(share)}
+
+
+def test_a_classifier_is_scored_on_test_once_and_then_read(t1, monkeypatch):
+    record = t1.record
+    assert record["val"].keys() == record["test"].keys() == {"top1", "top5"}
+    assert record["val"]["top1"] == t1.best("classification")["val_top1"]
+    hits = torch.from_numpy(t1.arrays["logits"]).argmax(1) == torch.from_numpy(t1.arrays["labels"])
+    assert record["test"]["top1"] == pytest.approx(hits.double().mean().item())
+    monkeypatch.setattr(scoring, "outputs", lambda *_: pytest.fail("scored again"))
+    assert scoring.record_classifier(t1, "classification", None) == record
+
+
+def test_a_finished_run_holds_what_others_look_for(t1, t4):
+    for run in (t1, t4):
+        names = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*")}
+        assert names >= {"settings.json", "history.csv", "metrics.json", "arrays.npz"}
+        assert names >= {"checkpoints/best.ckpt", "checkpoints/classification/last.ckpt"}
+        assert not [name for name in names if name.endswith(".part")]
+        assert records.find(run.folder.parent) == [(run.folder, run.record)]
+        assert runs.best_row(run.history()[-1:]) == run.history()[-1]
+
+
+def test_classify_names_the_likeliest_classes_of_a_photograph(t1, tiny_root):
+    model = training.load(t1.folder)
+    assert (model.training, model.image_size, model.classes) == (False, 64, list(t1.test.classes))
+    name = t1.test.names[4]
+    found = scoring.classify(model, tiny_root / name)
+    logits = torch.from_numpy(t1.arrays["logits"])[4]
+    assert [cls for cls, _ in found] == [
+        t1.test.classes[i] for i in logits.argsort(descending=True)
+    ]
+    expected = logits.softmax(0).sort(descending=True).values.tolist()
+    assert [p for _, p in found] == pytest.approx(expected, abs=0.02)  # bfloat16, where it is fast
+    assert scoring.classify(model, tiny_root / name, count=1) == found[:1]
+
+
+def test_classify_refuses_what_it_cannot_do(t1, t4, tmp_path):
+    (tmp_path / "words.jpg").write_text("no image")
+    with pytest.raises(CubsError, match=r"words\.jpg is no image"):
+        scoring.classify(training.load(t1.folder), tmp_path / "words.jpg")
+    with pytest.raises(CubsError, match="embeds and has no classes: name a run of T1, T2 or T3"):
+        scoring.classify(training.load(t4.folder), tmp_path / "words.jpg")
+    assert models.num_parameters(training.load(t1.folder)) == t1.record["num_parameters"]
