@@ -161,9 +161,16 @@ def start(task: str, namespace: dict) -> Run:
     """
     asked = settings.check(task, given(task, namespace))
     folder = locate(task, asked)
-    held = ExitStack()
     busy = f"run_dir {folder.name} is in use by another process: wait for it or name another."
-    held.enter_context(lock(folder.with_name(f".{folder.name}.lock"), busy))
+    with ExitStack() as held:  # what is refused frees the lock
+        held.enter_context(lock(folder.with_name(f".{folder.name}.lock"), busy))
+        run = _open(task, asked, folder)
+        run._held = held.pop_all()
+    return run
+
+
+def _open(task: str, asked: dict, folder: Path) -> Run:
+    """Open the run in `folder`, which is locked: the one on file, or a new one."""
     saved = on_file(task, folder, asked)
     begun = saved is not None and not asked["restart"]
     data_root = records.project_root() / asked["data_root"]
@@ -171,10 +178,10 @@ def start(task: str, namespace: dict) -> Run:
     resolved = saved if begun else resolve.plan(task, asked, kind, folder)
     splits = resolve.open_data(task, data, asked, resolved["image_size"])
     described = resolve.describe(splits[0], splits[2], kind, asked["limit_classes"])
-    if saved is not None and asked["restart"]:
-        _set_aside(folder)
-    run = Run(task, folder, asked, described | resolved, *splits, held)
+    run = Run(task, folder, asked, described | resolved, *splits)
     if not begun:
+        if saved is not None:
+            _set_aside(folder)
         run.write("settings.json", {"asked": _compared(asked), "resolved": run.resolved})
     elif not run.finished and described["data_fingerprint"] != resolved["data_fingerprint"]:
         raise CubsError(

@@ -145,6 +145,7 @@ def train_epoch(state: Fit, bar: Progress) -> dict:
         state.fabric.backward(loss)
         state.optimizer.step()
         state.optimizer.zero_grad()
+        lr = state.schedule.get_last_lr()[0]
         state.schedule.step()
         if state.averaged is not None:
             state.averaged.update_parameters(state.model)
@@ -156,7 +157,7 @@ def train_epoch(state: Fit, bar: Progress) -> dict:
         raise CubsError(f"the loss of {state.name} is {mean} in epoch {epoch + 1}: lower lr.")
     return {
         "epoch": epoch + 1,
-        "lr": state.schedule.get_last_lr()[0],
+        "lr": lr,
         "size": images.shape[-1],
         "loss": mean,
         "seconds": round(seconds, 2),
@@ -238,22 +239,27 @@ def _begin(run, name, model, criterion, batches, fabric) -> Fit:
     state = Fit(run, name, recipe, fabric, *moving, steps, batch, history=[])
     path = run.folder / "checkpoints" / name / "last.ckpt"
     if path.exists():
-        saved = torch.load(path, map_location=fabric.device, weights_only=True)
+        try:
+            saved = torch.load(path, map_location=fabric.device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for what is no checkpoint
+            raise CubsError(f"{path} cannot be read: ask for restart=True.") from error
         state.history = saved.pop("history")
         for part, values in saved.items():
             load_state(getattr(state, part), values, path)
     return state
 
 
-def _optimizer(model: nn.Module, recipe: settings.Recipe) -> torch.optim.SGD:
-    """Build SGD; weights of two and more dimensions decay, and the CUBS blocks learn slower."""
+def _optimizer(model: nn.Module, recipe: settings.Recipe) -> torch.optim.Optimizer:
+    """Build the optimizer; weights of two and more dimensions decay, the gates learn slower."""
     groups: dict[tuple[float, float], list] = {}
     for name, parameter in model.named_parameters():
         lr = recipe.lr * (recipe.gate_lr if ".attention." in name else 1)
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     groups = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in groups.items()]
-    return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups)
 
 
 def _save(state: Fit, path: Path) -> None:
@@ -288,5 +294,5 @@ def load_state(part, values: dict, path: Path, **options) -> None:
         part.load_state_dict(values, **options)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CubsError(
-            f"{path.name} of {path.parent.name} is a checkpoint of another network."
+            f"{path.name} of {path.parent.name} is a checkpoint of another network: give its own."
         ) from error
