@@ -89,7 +89,18 @@ def test_a_lock_is_freed_by_an_error(tmp_path):
 
 
 def test_a_fingerprint_tells_parts_and_their_borders_apart():
-    parts = [("ab", "c"), ("a", "bc"), ("abc",), (b"ab", b"c"), (1,), (1.0,), ("1",), (None,), ()]
+    parts = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc",),
+        (b"ab", b"c"),
+        (b"a", b"bc"),
+        (1,),
+        (1.0,),
+        ("1",),
+        (None,),
+        (),
+    ]
     prints = [disk.fingerprint(*part) for part in parts]
     assert len(set(prints)) == len(parts)
     assert all(re.fullmatch("[0-9a-f]{16}", text) for text in prints)
