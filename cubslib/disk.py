@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, locks that die with their process, fingerprints."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cubslib import CubsError
+
+UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
 
 
 @contextmanager
@@ -31,8 +34,12 @@ def whole(path: Path) -> Iterator[Path]:
             with open(draft, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(draft, path)
-    except PermissionError as error:
-        raise CubsError(f"{path.parent} cannot be written: make it writable.") from error
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise CubsError(
+            f"{path.parent} cannot be written ({error.strerror}): mend that."
+        ) from error
     finally:
         _remove(draft)
 

@@ -19,7 +19,7 @@ def generator(seed: int, fit: str, epoch: int, purpose: str) -> np.random.Genera
     """Return the generator of one epoch of one fit, the same on every machine.
 
     >>> generator(0, "embedding", 3, "order").integers(1000)
-    np.int64(378)
+    np.int64(425)
     """
     return np.random.default_rng(
         [seed, zlib.crc32(fit.encode()), epoch, zlib.crc32(purpose.encode())]

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from cubslib import CubsError
 from cubslib.losses import MININGS, MultiSimilarityLoss
@@ -137,15 +136,6 @@ def test_any_float_type_is_computed_in_single_precision(dtype, device):
         loss = MultiSimilarityLoss()(embeddings.to(device), LABELS.to(device))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.cpu(), MultiSimilarityLoss()(embeddings.float(), LABELS))
-
-
-def test_a_step_down_the_gradient_brings_classes_apart():
-    leaf = batch(0.5).requires_grad_()
-    MultiSimilarityLoss()(leaf, LABELS).backward()
-    unit = [F.normalize(x.detach(), dim=1) for x in (leaf, leaf - 0.5 * leaf.grad)]
-    same = (LABELS[:, None] == LABELS) & ~torch.eye(10, dtype=torch.bool)
-    before, after = ((u @ u.T)[same].mean() - (u @ u.T)[~same].mean() for u in unit)
-    assert after > before + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from cubslib import CubsError, synthetic
+from cubslib import CubsError, painting, synthetic
+from cubslib.cars import BODY, bodies, car, seen
 from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
 
 CARS = {"num_classes": 4, "per_class": 5}
@@ -64,21 +65,19 @@ def test_car_boxes_lie_in_the_picture_without_spanning_it(cars):
 
 
 def test_car_box_follows_the_car():
-    body = synthetic._bodies(np.random.default_rng(0), 4)[0]
-    faces = synthetic._seen(
-        synthetic._car(body, np.random.default_rng(1)), np.random.default_rng(2)
-    )
-    size, night = np.array([120, 90]), [((0, 0, 0), synthetic._box(0, 0, 120, 90))]
+    body = bodies(np.random.default_rng(0), 4)[0]
+    faces = seen(car(body, np.random.default_rng(1)), np.random.default_rng(2))
+    size, night = np.array([120, 90]), [((0, 0, 0), painting.box(0, 0, 120, 90))]
     white = [((255, 255, 255), points) for colour, points in faces if len(colour) == 3]
-    image, box = synthetic._picture(night, white, size, np.random.default_rng(3))
+    image, box = painting.picture(night, white, size, np.random.default_rng(3))
     x1, y1, x2, y2 = image.convert("L").point(lambda v: 255 * (v > 40)).getbbox()
     assert np.abs(np.array(box) - (x1, y1, x2 - 1, y2 - 1)).max() <= 1
 
 
 def test_bodies_are_spread_alike_over_both_halves():
-    bodies = synthetic._bodies(np.random.default_rng(0), 32)
-    for measure, (low, high) in synthetic.BODY.items():
-        for half in (bodies[:16], bodies[16:]):
+    drawn = bodies(np.random.default_rng(0), 32)
+    for measure, (low, high) in BODY.items():
+        for half in (drawn[:16], drawn[16:]):
             steps = [b - a for a, b in pairwise(sorted(body[measure] for body in half))]
             np.testing.assert_allclose(steps, (high - low) / 16)
 
@@ -120,7 +119,7 @@ def test_same_arguments_draw_the_same_bytes(draw, size, tmp_path, request):
 
 @BOTH
 def test_some_pictures_are_grayscale(draw, size, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "GRAY", 0.5)
+    monkeypatch.setattr(painting, "GRAY", 0.5)
     draw(tmp_path / "set", **size)
     pictures = [p for p in (tmp_path / "set").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg")]
     assert {Image.open(picture).mode for picture in pictures} == {"L", "RGB"}
