@@ -2,7 +2,7 @@
 PYTHONS := python3 python3.13 python3.12 python3.11
 FREE_GB := 8
 PY := .venv/bin/python
-RUN := runs/T4_retrieval,dataset=sample,margin=0.2
+RUN := runs/T4_retrieval,margin=0.2,dataset=sample
 
 .PHONY: help demo test install
 

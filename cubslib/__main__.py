@@ -1,7 +1,6 @@
 """The command line: `python -m cubslib run | report | search | classify`."""
 
 import argparse
-import ast
 import shutil
 import sys
 import tempfile
@@ -9,6 +8,7 @@ import threading
 from pathlib import Path
 
 from cubslib import CubsError, records, settings
+from cubslib.disk import whole
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,7 +91,8 @@ def run_notebook(task: str, parameters: dict) -> None:
             raise
         finally:
             if draft.exists():
-                shutil.copyfile(draft, run.folder / f"{stem}.ipynb")
+                with whole(run.folder / f"{stem}.ipynb") as part:
+                    shutil.copyfile(draft, part)
     print(f"finished: {report.page(run.folder / f'{stem}.ipynb')}")
 
 
@@ -166,12 +167,17 @@ def look_up(what: str, photo: Path, run_dir: Path | None, tasks: tuple[str, ...]
 
 
 def _parsed(pair: list[str]) -> tuple[str, object]:
-    """Read a value as papermill does: a Python literal where it is one, else a text."""
+    """Read a value as papermill does: True, False, None, a whole number, a number, else a text."""
     name, value = pair
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+    words = {"True": True, "False": False, "None": None}
+    if value in words:
+        return name, words[value]
+    for number in (int, float):
+        try:
+            return name, number(value)
+        except ValueError:
+            continue
+    return name, value
 
 
 if __name__ == "__main__":

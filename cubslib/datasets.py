@@ -51,7 +51,7 @@ class TinyImageNet(PackedImages):
             rows = np.flatnonzero((place % 10 == 9) == (split == "val"))
         rows = rows[labels[rows] < (limit_classes or len(wnids))]
         total = sum(map(len, train)) + len(test)
-        words = dict(line.split("\t", 1) for line in _lines(root / "words.txt"))
+        words = dict(line.partition("\t")[::2] for line in _lines(root / "words.txt"))
         super().__init__(
             root,
             "test" if split == "test" else "train",

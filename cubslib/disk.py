@@ -35,11 +35,9 @@ def whole(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in UNWRITABLE and not isinstance(error, PermissionError):
             raise
-        raise CubsError(
-            f"{path.parent} cannot be written ({error.strerror}): mend that."
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         _remove(draft)
 
@@ -54,14 +52,16 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
             one, wait.
 
     Raises:
-        CubsError: `busy` is given and another process holds the lock.
+        CubsError: `busy` is given and another process holds the lock, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path, timeout=0 if busy else -1, is_singleton=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
         raise CubsError(busy) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
     try:
         yield
     finally:
@@ -79,6 +79,11 @@ def fingerprint(*parts: object) -> str:
         digest.update(part if isinstance(part, bytes) else repr(part).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:16]
+
+
+def _unwritable(path: Path, error: OSError) -> CubsError:
+    why = error.strerror or "not permitted"
+    return CubsError(f"{path.parent} cannot be written ({why}): make it writable.")
 
 
 def _remove(path: Path) -> None:

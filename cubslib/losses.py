@@ -67,7 +67,8 @@ class MultiSimilarityLoss(nn.Module):
             distance = similarity - self.lam
             pull = _log_one_plus_sum_exp(-self.alpha * distance, positive) / self.alpha
             push = _log_one_plus_sum_exp(self.beta * distance, negative) / self.beta
-            return (pull + push).mean()
+            # A NaN pairs with nothing and would end as a loss of 0: let it show.
+            return (pull + push).mean() + 0 * similarity.detach().sum()
 
     def mine(self, similarity: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which pairs count as positives P and negatives N, both boolean (m, m).

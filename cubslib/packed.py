@@ -7,6 +7,7 @@ Shapes: N images in the packed copy, B in a batch, S pixels a side.
 """
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -100,9 +101,9 @@ class PackedImages(Dataset):
     def summary(self) -> dict[str, object]:
         """Return counts, and the channels' mean and standard deviation in [0, 1].
 
-        The last two are of at most 2,048 images, evenly spaced.
+        The last two are of at most 256 images, evenly spaced.
         """
-        pixels = self.read(np.arange(0, len(self), -(-len(self) // 2048))).double() / 255
+        pixels = self.read(np.arange(0, len(self), -(-len(self) // 256))).float() / 255
         counts = self.targets.bincount()
         counted = sorted({counts.min().item(), counts.max().item()})
         return {
@@ -157,6 +158,12 @@ def _trailer(path: Path) -> bytes:
 
 def _write(path, root, files, size, boxes) -> None:
     """Decode all files into `path`, an .npy file followed by the SHA-256 of its array."""
+    needed, free = len(files) * 3 * size**2, shutil.disk_usage(root).free
+    if free < needed:  # a memory map that outgrows its disk ends the process without a word
+        raise CubsError(
+            f"{root} has {free / 1e9:.1f} GB free, its packed copy takes {needed / 1e9:.1f} GB: "
+            "make room."
+        )
     with whole(path) as draft, Progress(len(files), unit="img", desc="packing") as bar:
         images = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(files), 3, size, size))
 

@@ -24,8 +24,8 @@ def banner(run: Run) -> Markdown:
         )
     elif run.task == "T4":
         text += (
-            " Cars196 holds byte-identical photographs under two different labels (near-twin "
-            "models), so no method reaches 100 %."
+            " Cars196 holds byte-identical photographs under two different labels "
+            "(near-twin models)."
         )
     if "cropped copy" in protocol:
         text += (
@@ -42,8 +42,13 @@ def banner(run: Run) -> Markdown:
 def in_force(run: Run) -> Table:
     """Tabulate what the run settled for 0, "auto" and "best", its recipes and its surroundings."""
     settled = {key: value for key, value in run.resolved.items() if key not in ("task", "recipes")}
-    settled |= {"hardware": records.hardware(run.resolved["device"]), "seed": run.seed}
-    settled["versions"] = ", ".join(f"{name} {text}" for name, text in records.versions().items())
+    if run.finished:
+        here = run.record  # it may have run elsewhere
+    else:
+        hardware = records.hardware(run.resolved["device"])
+        here = {"versions": records.versions(), "hardware": hardware}
+    versions = ", ".join(f"{name} {text}" for name, text in here["versions"].items())
+    settled |= {"seed": run.seed, "hardware": here["hardware"], "versions": versions}
     for fit, recipe in run.resolved["recipes"].items():
         parts = [f"{key} {value}" for key, value in recipe.items() if value]
         settled[f"recipe of {fit}"] = ", ".join(parts)
@@ -81,16 +86,14 @@ def against(run: Run, task: str) -> Markdown:
     error = sum(r["test"]["top1"] * (1 - r["test"]["top1"]) for r in (record, other))
     error = (error / len(run.test)) ** 0.5
     clear = "more" if abs(gain) > 2 * error else "no more"
-    epochs = [_epochs(r) for r in (record, other)]
+    own, its = (next(iter(r["settings"]["recipes"].values())) for r in (record, other))
+    both = [key for key in own if key in its and own[key] != its[key]]
+    differ = [f"{key} {own[key]} against {its[key]}" for key in both]
     text = (
         f"Against {task} (`{folder.name}`) that is **{100 * gain:+.1f} points**, {clear} than two "
         f"standard errors ({200 * error:.1f}) of the difference. Each is one run with one seed"
     )
-    text += (
-        "."
-        if epochs[0] == epochs[1]
-        else f", of {epochs[0]} against {epochs[1]} epochs: not on equal terms."
-    )
+    text += f", not on equal terms: {', '.join(differ)}." if differ else "."
     if run.task == "T3" and task == "T2":
         kept = "within" if gain >= -COURSE_DROP else "beyond"
         text += f" A drop of {COURSE_DROP:.0%} is allowed: this is {kept} it."
@@ -133,7 +136,3 @@ def retrieval(run: Run, chance: dict[int, float]) -> Markdown:
         f"by the embedding (chance {chance[1]:.1%}). The embedding {change} points, {clear} than "
         f"two standard errors ({200 * error:.1f}) of the difference; one run, seed {run.seed}."
     )
-
-
-def _epochs(record: dict) -> int:
-    return max(recipe["epochs"] for recipe in record["settings"]["recipes"].values())

@@ -135,7 +135,10 @@ def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
     """
     limit = {"limit_classes": asked["limit_classes"]}
     if task != "T4":
-        return tuple(TinyImageNet(data, split, **limit) for split in ("train", "val", "test"))
+        splits = tuple(TinyImageNet(data, split, **limit) for split in ("train", "val", "test"))
+        if len({split.classes for split in splits}) > 1:
+            raise CubsError(f"{data} has a class without images in val or test: unpack all of it.")
+        return splits
     held_back = asked["val_classes"]
     options = limit | {"size": size, "crop": asked["crop"], "val_classes": held_back}
     train, test = (Cars196(data, split, **options) for split in ("train", "test"))
@@ -150,6 +153,6 @@ def describe(train, test, kind: str, limit_classes: int) -> dict:
     """Return how the data stand to the official ones, and the fingerprint of their pixels."""
     protocol = "drawn sample" if kind == "sample" else train.protocol
     if limit_classes:
-        protocol += f", first {limit_classes} classes"
+        protocol += f", first {len(test.classes)} classes"
     mark = fingerprint(train.fingerprint, test.fingerprint)
     return {"protocol": protocol, "data_fingerprint": mark}

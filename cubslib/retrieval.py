@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cubslib import CubsError, metrics, models, records, resolve
 from cubslib.augment import prepare
+from cubslib.disk import fingerprint
 from cubslib.packed import decode
 from cubslib.runs import Run
 from cubslib.scoring import outputs
@@ -23,15 +24,21 @@ KS = (1, 2, 4, 8)
 def initialise(run: Run, model: nn.Module) -> None:
     """Give `model` the weights that T4 begins from; its last layer keeps its own.
 
-    Nothing is done where the run begins from random weights, or has its own checkpoint already.
+    Nothing is done where the run begins from random weights. A run that has a checkpoint of its
+    own goes on without these.
 
     Raises:
-        CubsError: the checkpoint is gone, or is one of another network.
+        CubsError: the checkpoint is gone or another than the run began from, or does not fit.
     """
     path = resolve.first_weights(run.folder, run.asked, run.resolved)
-    if path is None or (run.folder / "checkpoints" / "classification" / "last.ckpt").exists():
+    begun = (run.folder / "checkpoints" / "classification" / "last.ckpt").exists()
+    if path is None or (begun and not path.exists()):
         return
     saved = records.checkpoint(path)["state_dict"]
+    if not begun and fingerprint(path.read_bytes()) not in run.resolved["origin"]:
+        raise CubsError(
+            f"{path} is not what {run.folder.name} began from: restore it, or ask for restart=True."
+        )
     saved = {key: value for key, value in saved.items() if not key.startswith("fc.")}
     own = {
         key for key in model.state_dict() if not key.startswith("fc.") and "attention" not in key

@@ -198,10 +198,10 @@ def given(task: str, namespace: dict) -> dict:
     papermill injects; its own `PAPERMILL_*` are let through.
     """
     names = [name for name in settings.defaults(task) if name in namespace]
-    for cell in namespace.get("In", []):
-        if cell.startswith("# Parameters\n"):
-            targets = (getattr(node, "targets", [None])[0] for node in ast.parse(cell).body)
-            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    injected = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
+    for cell in injected[-1:]:  # an earlier one was run again, corrected
+        targets = (getattr(node, "targets", [None])[0] for node in ast.parse(cell).body)
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
     names = [name for name in dict.fromkeys(names) if not name.startswith("PAPERMILL_")]
     return {name: namespace[name] for name in names}
 
@@ -228,20 +228,21 @@ def on_file(task: str, folder: Path, asked: dict) -> dict | None:
     Raises:
         CubsError: the folder holds something else, or a run that began with other settings.
     """
-    # A `.part` is what a killed process had begun to write.
-    if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
-        return None
     try:
+        # A `.part` is what a killed process had begun to write.
+        if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
+            return None
         saved = json.loads((folder / "settings.json").read_text())
-    except (OSError, ValueError):
+        theirs, began = saved["asked"], saved["resolved"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise CubsError(
             f"run_dir {folder.name} is not empty and holds no run: name a new folder."
         ) from None
-    theirs = saved["asked"]
-    differ = [f"{key}={theirs.get(key)!r}" for key, value in _compared(asked).items()
-              if value != theirs.get(key)]  # fmt: skip
-    if saved["resolved"]["task"] != task:
-        differ = [f"{settings.NOTEBOOKS[saved['resolved']['task']]}"]
+    theirs = settings.defaults(task) | theirs  # a parameter may be younger than the run
+    differ = [f"{key}={theirs[key]!r}" for key, value in _compared(asked).items()
+              if value != theirs[key]]  # fmt: skip
+    if began != task:
+        differ = [settings.NOTEBOOKS.get(began, began)]
     if differ and not asked["restart"]:
         raise CubsError(
             f"run_dir {folder.name} began with {', '.join(differ)}: ask for the same, for "

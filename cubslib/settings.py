@@ -210,7 +210,7 @@ RECIPES = {
     ),
     ("embedding", "gpu"): Recipe(
         30, 256, 3e-4, sizes=((0, 192),), test_size=224, augmentation=_CARS, stem="3x3",
-        ema_decay=0.999, **_ADAMW,
+        ema_decay=0.99, **_ADAMW,
     ),
 }  # fmt: skip
 
@@ -234,7 +234,9 @@ def precision(device: str) -> str:
     bf16 pays on a CPU only with the instructions for it; without them it is many times slower.
     """
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        )
     # Named with an underscore, but there is no public question of this kind.
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if device == "cpu" and fast else "32-true"

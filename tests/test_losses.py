@@ -146,3 +146,8 @@ def test_any_float_type_is_computed_in_single_precision(dtype, device):
 def test_arguments_out_of_range_are_refused(name, value):
     with pytest.raises(CubsError, match=f"{name} is .*{value}"):
         MultiSimilarityLoss(**{name: value})
+
+
+def test_embeddings_that_are_not_finite_give_a_loss_that_is_not():
+    embeddings = torch.tensor([[1.0, 0], [torch.nan, 1], [0, 1], [1, 1]])
+    assert MultiSimilarityLoss()(embeddings, torch.tensor([0, 0, 1, 1])).isnan()

@@ -135,3 +135,9 @@ def test_finish_writes_a_record_without_paths(begin, tmp_path, data_root):
     for path in (tmp_path, data_root, Path.home()):
         assert f"{path}/" not in text
     assert not record["settings"].keys() & {"data_root", "run_dir", "restart", "init_from"}
+
+
+def test_make_demo_looks_where_its_run_is():
+    asked = settings.check("T4", {"margin": 0.2, "dataset": "sample"})
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    assert f"RUN := runs/{runs.locate('T4', asked).name}\n" in makefile
