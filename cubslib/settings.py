@@ -234,9 +234,8 @@ def precision(device: str) -> str:
     bf16 pays on a CPU only with the instructions for it; without them it is many times slower.
     """
     if device == "cuda":
-        return (
-            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-        )
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
     # Named with an underscore, but there is no public question of this kind.
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if device == "cpu" and fast else "32-true"
