@@ -121,10 +121,10 @@ def test_finished_run_is_shown_without_training(root):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"margin": -1}, "margin is -1.0; it must be 0 or more."),
+        ({"margin": -1}, "margin is -1; it must be 0 or more."),
         ({"margn": 0.2}, "T4 has no parameter margn: did you mean margin."),
         ({"crop": "false"}, "crop is 'false'; it must be True or False."),
-        ({"dataset": "real"}, "dataset is 'real', but data_root holds no cars196"),
+        ({"dataset": "real", "restart": True}, "dataset is 'real', but data_root holds no cars196"),
         ({"margin": 0.3}, "run_dir T4_retrieval began with margin=0.1"),
         ({"init_from": "nowhere.ckpt"}, "began with init_from='auto'"),
     ],
