@@ -1,6 +1,6 @@
 """Sentences about runs, computed from their records: true whatever the numbers are.
 
-Every function returns Markdown that a notebook displays.
+Every function returns Markdown, or a table, that a notebook displays.
 """
 
 from IPython.display import Markdown
