@@ -1,0 +1,67 @@
+"""An image file → pixels: upright, three channels, a square of the size asked for.
+
+Shapes: S pixels a side.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cubslib import CubsError
+
+LARGEST = Image.MAX_IMAGE_PIXELS  # 89 million: from here on Pillow warns of decompression bombs
+
+
+def decode(path: Path, size: int, box: Sequence[int] | None = None) -> np.ndarray:
+    """Read one image as uint8 (3, S, S) in [0, 255]: upright, RGB, squeezed to a square.
+
+    Args:
+        path: an image in any format that Pillow reads; grayscale becomes three equal channels.
+        size: S. The whole image is kept; its aspect is not.
+        box: left, upper, right, lower in pixels, cut out before resizing.
+
+    Raises:
+        CubsError: the file is missing, no image or too large a one, or the box leads out of it.
+    """
+    with _opened(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    if box is not None:
+        width, height = upright.size
+        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+            edges = ", ".join(str(int(edge)) for edge in box)
+            raise CubsError(
+                f"{path} has {width} × {height} pixels, its box (left, upper, right, lower) is "
+                f"{edges}: correct its row, or leave crop False."
+            )
+        upright = upright.crop(tuple(box))
+    if upright.size != (size, size):
+        upright = upright.resize((size, size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(upright).transpose(2, 0, 1))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return the width and height of an image, of which only the head is read.
+
+    Raises:
+        CubsError: the file is missing, no image or too large a one.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST:
+                raise Image.DecompressionBombError
+            yield image
+    except FileNotFoundError:
+        raise CubsError(f"{path} is missing: check the path.") from None
+    except Image.DecompressionBombError:
+        raise CubsError(f"{path} has more than {LARGEST:,} pixels: give a smaller image.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CubsError(f"{path} is no image that can be read; give a whole image file.") from error
