@@ -60,7 +60,7 @@ def wnids(path: Path, troubles: list[str]) -> list[str]:
     """Return the classes that `wnids.txt` lists, sorted: an image's label is its class's place."""
     found = []
     for row, wnid in enumerate(lines(path, troubles), 1):
-        if not _is_plain(wnid) or wnid in found:
+        if not is_plain(wnid) or wnid in found:
             what = "again" if wnid in found else "which is no name of a folder"
             troubles.append(f"{path} row {row} lists {wnid!r}, {what}: {REPAIR}.")
         else:
@@ -84,7 +84,7 @@ def val_rows(path: Path, wnids: Sequence[str], troubles: list[str]) -> dict[str,
     number, labels = {wnid: label for label, wnid in enumerate(wnids)}, {}
     for row, line in enumerate(lines(path, troubles), 1):
         file, wnid = (line.split("\t") + [""])[:2]
-        if not _is_plain(file):
+        if not is_plain(file):
             troubles.append(f"{path} row {row} names no file but {file!r}: {REPAIR}.")
         elif file in labels:
             troubles.append(f"{path} row {row} names {file} a second time: {REPAIR}.")
@@ -155,9 +155,15 @@ def car_rows(
     return list(files), np.array(labels, np.int64), corners if boxed else None
 
 
+def is_plain(name: object) -> bool:
+    """Whether `name` is that of a file in the folder at hand, and leads nowhere else."""
+    plain = isinstance(name, str) and name.isprintable() and not {"/", "\\"} & set(name)
+    return plain and bool(name.strip()) and not name.startswith(".")
+
+
 def _oddity(file, label, box, earlier: dict[str, int], num_classes: int) -> str:
     """Say what is wrong with a row; nothing if it is sound."""
-    if not _is_plain(file):
+    if not is_plain(file):
         return f"has {file!r} where the name of a file must stand"
     if file in earlier:
         return f"names {file}, as row {earlier[file]} does"
@@ -200,12 +206,6 @@ def files(path: Path, troubles: list[str]) -> set[str]:
             kind = "a link to nothing" if entry.is_symlink() else "no file"
             troubles.append(f"{path / entry.name} is {kind}: unpack the whole data set there.")
     return here
-
-
-def _is_plain(name: object) -> bool:
-    """Whether `name` is that of a file in the folder at hand, and leads nowhere else."""
-    plain = isinstance(name, str) and name.isprintable() and not {"/", "\\"} & set(name)
-    return plain and bool(name.strip()) and not name.startswith(".")
 
 
 def _is_whole(number: object) -> bool:

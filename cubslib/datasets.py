@@ -100,6 +100,9 @@ class Cars196(PackedImages):
         val_classes: how many training classes are held back as `val`.
         limit_classes: the first n classes of each half only; 0 for all.
 
+    Attributes:
+        annotated: the boxes (N, 4) of all N files, left, upper, right, lower; None without any.
+
     Raises:
         UnsoundData: a file is missing, or a row of a table is not as it must be.
         CubsError: `split` is none, or `crop` is asked for where no box is annotated.
@@ -146,6 +149,7 @@ class Cars196(PackedImages):
             title="Cars196" if official else _own(len(names)),
             protocol=protocol,
         )
+        self.annotated = boxes
 
 
 def _check_split(split: str) -> None:

@@ -102,7 +102,8 @@ def fingerprint(*parts: object) -> str:
 
 def _unwritable(path: Path, error: OSError) -> CubsError:
     why = error.strerror or "not permitted"
-    return CubsError(f"{path.parent} cannot be written ({why}): make it writable.")
+    cure = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+    return CubsError(f"{path.parent} cannot be written ({why}): {cure}.")
 
 
 def _lives(process: int) -> bool:
