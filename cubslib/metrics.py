@@ -85,3 +85,41 @@ def _nearer_negatives(unit: Tensor, labels: Tensor, start: int, block: int) -> T
     best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
     nearer = (negative >= best - TIE).sum(1)
     return nearer.masked_fill(best[:, 0].isinf(), NEVER)  # no positive: a miss
+
+
+def chance(labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8)) -> dict[int, float]:
+    """Return the Recall@K of a random order, exactly.
+
+    A query with p of its N - 1 others positive is missed at K with probability
+    ∏_{i<K} (N - 1 - p - i) / (N - 1 - i).
+
+    Args:
+        labels: (N,) integers.
+        ks: the K to report.
+    """
+    others = len(labels) - 1
+    positives = labels.bincount()[labels].double() - 1
+    missed = torch.ones(len(labels), dtype=torch.double)
+    found = {}
+    for i in range(max(ks)):
+        missed *= ((others - positives - i) / max(others - i, 1)).clamp(min=0)
+        found[i + 1] = 1 - missed.where(positives > 0, 1.0).mean().item()
+    return {k: found[k] for k in ks}
+
+
+def neighbours(
+    queries: Tensor, gallery: Tensor, count: int, itself: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the `count` nearest of the gallery to each query: cosines and positions, both (Q, K).
+
+    Args:
+        queries: (Q, D), of length 1.
+        gallery: (N, D), of length 1.
+        count: K; N where there are fewer.
+        itself: (Q,) the queries' own positions in the gallery, which are left out.
+    """
+    similarity = queries @ gallery.T
+    if itself is not None:
+        similarity[torch.arange(len(queries)), itself] = -torch.inf
+    found = similarity.topk(min(count, len(gallery) - (itself is not None)))
+    return found.values, found.indices

@@ -1,12 +1,14 @@
-"""Networks judged: outputs for a data set, scores, a classifier's record, one photograph.
+"""Networks judged: outputs for a data set, scores and records, one photograph.
 
-Shapes: N images in a data set, W processes, S pixels a side, F outputs of a network, C classes.
+Shapes: N images in a data set, W processes, S pixels a side, F outputs of a network, C classes,
+D dimensions of an embedding.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -14,8 +16,9 @@ from cubslib import CubsError, metrics, models
 from cubslib.augment import prepare
 from cubslib.packed import PackedImages, decode
 from cubslib.runs import Run
-from cubslib.training import launch
+from cubslib.training import load
 
+KS = (1, 2, 4, 8)
 EVAL_BATCH = 256  # images at a time: nothing is kept for a backward pass
 
 
@@ -68,12 +71,47 @@ def record_classifier(run: Run, fit: str, model: nn.Module, **more) -> dict:
     """
     if run.finished:
         return run.record
-    fabric, size = launch(run), run.resolved["image_size"]
+    fabric, size = run.fabric, run["image_size"]
     val = accuracy(fabric, model, run.val, size)
     logits = outputs(fabric, model, run.test, size)
     test = {f"top{k}": v for k, v in metrics.top_k_accuracy(logits, run.test.targets).items()}
     arrays = {"logits": logits.numpy(), "labels": run.test.targets.numpy()}
     return run.finish(fit, arrays, models.num_parameters(model), val=val, test=test, **more)
+
+
+def gallery(run: Run, stage: str, model: nn.Module) -> Tensor:
+    """Return the unseen classes' embeddings (N, D) after a stage, each of length 1.
+
+    After `classification` they are the features below the classification layer. A finished run's
+    are read from its files.
+    """
+    if run.finished:
+        return torch.from_numpy(run.arrays[f"embeddings_{stage}"])
+    head = "embedding_dim" in model.config
+    found = outputs(run.fabric, model, run.test, run["image_size"], head)
+    return F.normalize(found, dim=1)
+
+
+def record_retrieval(run: Run, model: nn.Module, stages: dict[str, Tensor]) -> dict:
+    """Score each stage's gallery by Recall@1, 2, 4, 8, finish the run and return its record.
+
+    Args:
+        run: the run; where it is finished its record is read and nothing is scored.
+        model: the network after the last stage.
+        stages: stage → embeddings (N, D) of `run.test`, in order.
+    """
+    if run.finished:
+        return run.record
+    labels = run.test.labels
+    recalls = {stage: metrics.recall_at_k(found, labels, KS) for stage, found in stages.items()}
+    rows = [f"{stage},{k},{value}" for stage, row in recalls.items() for k, value in row.items()]
+    run.write("recall.csv", "\n".join(["stage,k,recall", *rows]) + "\n")
+    arrays = {f"embeddings_{stage}": found.numpy() for stage, found in stages.items()}
+    arrays |= {"labels": labels.numpy(), "names": np.array(run.test.names)}
+    arrays["classes"] = np.array([run.test.classes[target] for target in run.test.targets])
+    recalls = {stage: {str(k): value for k, value in row.items()} for stage, row in recalls.items()}
+    last = list(stages)[-1]
+    return run.finish(last, arrays, models.num_parameters(model), recall=recalls)
 
 
 @torch.no_grad()
@@ -90,11 +128,43 @@ def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[
     """
     if "embedding_dim" in model.config:
         raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
-    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
-    best = (
-        model(prepare(image, model.image_size)).softmax(1)[0].topk(min(count, len(model.classes)))
-    )
+    best = _read(model, photo).softmax(1)[0].topk(min(count, len(model.classes)))
     return [
         (model.classes[i], p)
         for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+@torch.no_grad()
+def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple[str, str, float]]:
+    """Return the gallery's nearest images to one photograph: (file, class, cosine), best first.
+
+    Args:
+        run_dir: a finished T4 run.
+        photo: an image file; it is squeezed to the square that the network reads.
+        count: how many.
+
+    Raises:
+        CubsError: the photograph cannot be read, or the run has no gallery.
+    """
+    model = load(run_dir)
+    arrays = Path(run_dir) / "arrays.npz"
+    if "embedding_dim" not in model.config or not arrays.is_file():
+        raise CubsError(
+            f"{Path(run_dir).name} is no run of T4 and has no gallery: name one that is."
+        )
+    query = F.normalize(_read(model, photo), dim=1)
+    with np.load(arrays) as file:
+        names, classes = file["names"], file["classes"]
+        gallery = torch.from_numpy(file["embeddings_embedding"])
+        cosines, found = metrics.neighbours(query, gallery, count)
+    return [
+        (str(names[i]), str(classes[i]), cosine)
+        for cosine, i in zip(cosines[0].tolist(), found[0].tolist(), strict=True)
+    ]
+
+
+def _read(model: nn.Module, photo: str | Path) -> Tensor:
+    """Return the network's outputs (1, F) for one photograph."""
+    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
+    return model(prepare(image, model.image_size))

@@ -11,7 +11,7 @@ from archives import copy
 from download import Archive, fetch
 from tqdm import tqdm
 
-from cubslib import CubsError, records
+from cubslib import CubsError, machine
 from cubslib.annotations import UnsoundData
 from cubslib.datasets import SPLITS
 from cubslib.decoding import decode
@@ -56,7 +56,7 @@ def command(about: str, wanted: Wanted) -> int:
     add("--source", type=Path, action="append", default=[], help=use)
     add("--check", action="store_true", help="read every image and list all that is wrong")
     options = parser.parse_args()
-    target = records.project_root() / options.data_root / wanted.name
+    target = machine.project_root() / options.data_root / wanted.name
     try:
         if options.check:
             return examine(target, wanted.data_set)

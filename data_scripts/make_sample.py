@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lay_out import check
 
-from cubslib import CubsError, disk, records, synthetic
+from cubslib import CubsError, disk, machine, synthetic
 from cubslib.datasets import Cars196, TinyImageNet
 
 SETS = (
@@ -19,7 +19,7 @@ def main() -> int:
     """Draw what is not there yet under DATA_ROOT/sample; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
-    folder = records.project_root() / parser.parse_args().data_root / "sample"
+    folder = machine.project_root() / parser.parse_args().data_root / "sample"
     try:
         for name, draw, data_set in SETS:
             root = folder / name

@@ -5,17 +5,18 @@ Every function returns Markdown, or a table, that a notebook displays.
 
 from IPython.display import Markdown
 
-from cubslib import records
-from cubslib.report import Table
+from cubslib import machine
+from cubslib.pages.table import Table
 from cubslib.runs import Run
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
 COURSE_DROP = 0.02  # that T3 may lose to T2
+HIDDEN = ("task", "recipes", "sources")  # told elsewhere, or too long to tell
 
 
 def banner(run: Run) -> Markdown:
     """Say what data a page is made from, loudly where they are drawn, and if it is shown again."""
-    kind, protocol = run.resolved["dataset"], run.resolved["protocol"]
+    kind, protocol = run["dataset"], run["protocol"]
     text = f"Real data ({protocol})."
     if kind == "sample":
         text = (
@@ -36,23 +37,32 @@ def banner(run: Run) -> Markdown:
         text += (
             f"\n\n**This run was finished earlier: `{run.folder.name}` is shown from its files.**"
         )
+        if run.other_sources:
+            names = ", ".join(f"`cubslib/{name}.py`" for name in run.other_sources)
+            text += f" **It was made by other code than this page shows: {names} differ.**"
     return Markdown(text)
 
 
 def in_force(run: Run) -> Table:
     """Tabulate what the run settled for 0, "auto" and "best", its recipes and its surroundings."""
-    settled = {key: value for key, value in run.resolved.items() if key not in ("task", "recipes")}
+    settled = {key: value for key, value in run.resolved.items() if key not in HIDDEN}
+    here = {"versions": machine.versions(), "hardware": machine.hardware(run["device"])}
     if run.finished:
         here = run.record  # it may have run elsewhere
-    else:
-        hardware = records.hardware(run.resolved["device"])
-        here = {"versions": records.versions(), "hardware": hardware}
+        settled |= run.record["settings"]
+        settled = {key: value for key, value in settled.items() if key not in HIDDEN}
     versions = ", ".join(f"{name} {text}" for name, text in here["versions"].items())
-    settled |= {"seed": run.seed, "hardware": here["hardware"], "versions": versions}
-    for fit, recipe in run.resolved["recipes"].items():
+    settled |= {"hardware": here["hardware"], "versions": versions}
+    for fit, recipe in run["recipes"].items():
         parts = [f"{key} {value}" for key, value in recipe.items() if value]
         settled[f"recipe of {fit}"] = ", ".join(parts)
-    return Table([{"setting": key, "in force": value} for key, value in settled.items()])
+    return Table([{"setting": key, "in force": _plain(value)} for key, value in settled.items()])
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return ", ".join(f"{part} {x:g}" for part, x in value.items())
+    return value
 
 
 def classifier(run: Run) -> Markdown:
@@ -62,39 +72,36 @@ def classifier(run: Run) -> Markdown:
     error = (top1 * (1 - top1) / count) ** 0.5
     text = (
         f"Of {count:,} test images of {num_classes} classes the network names "
-        f"**{top1:.1%}** rightly (standard error {error:.1%}, chance {1 / num_classes:.1%}); "
+        f"**{top1:.1%}** correctly (standard error {error:.1%}, chance {1 / num_classes:.1%}); "
         f"the right class is among its first five for {record['test']['top5']:.1%}. On val, which "
         f"chose the epoch, it was {record['val']['top1']:.1%}. One run, seed {record['seed']}, "
         f"{record['seconds'] / 60:.1f} minutes of training on {record['hardware']}."
     )
-    if run.task == "T1" and record["dataset"] == "real" and not run.asked["limit_classes"]:
+    if run.task == "T1" and record["protocol"] == "complete":
         passed = "passes" if top1 > COURSE_BAR else "does not pass"
         text += f" It {passed} the {COURSE_BAR:.0%} that the course asks for."
     return Markdown(text)
 
 
 def against(run: Run, task: str) -> Markdown:
-    """Compare a classifier with an earlier notebook's, where both saw the same data."""
-    found = run.earlier(task)
-    if found is None:
-        return Markdown(f"There is no finished {task} on these data to compare with.")
-    folder, other = found
-    record = run.record
-    if other["data_fingerprint"] != record["data_fingerprint"]:
-        return Markdown(f"The newest {task}, `{folder.name}`, saw other data: no comparison.")
-    gain = record["test"]["top1"] - other["test"]["top1"]
-    error = sum(r["test"]["top1"] * (1 - r["test"]["top1"]) for r in (record, other))
-    error = (error / len(run.test)) ** 0.5
+    """Compare a classifier with an earlier notebook's, on the same test images."""
+    other, why = run.earlier(task)
+    if other is None:
+        return Markdown(why)
+    scores = [record["test"]["top1"] for record in (run.record, other.record)]
+    gain = scores[0] - scores[1]
+    error = (sum(top1 * (1 - top1) for top1 in scores) / len(run.test)) ** 0.5
     clear = "more" if abs(gain) > 2 * error else "no more"
-    own, its = (next(iter(r["settings"]["recipes"].values())) for r in (record, other))
-    both = [key for key in own if key in its and own[key] != its[key]]
-    differ = [f"{key} {own[key]} against {its[key]}" for key in both]
     text = (
-        f"Against {task} (`{folder.name}`) that is **{100 * gain:+.1f} points**, {clear} than two "
-        f"standard errors ({200 * error:.1f}) of the difference. Each is one run with one seed"
+        f"Against {task} (`{other.folder.name}`) that is **{100 * gain:+.1f} points**, {clear} "
+        f"than two standard errors ({200 * error:.1f}) of the difference. Each is one run with one "
+        "seed"
     )
-    text += f", not on equal terms: {', '.join(differ)}." if differ else "."
-    if run.task == "T3" and task == "T2":
+    own, its = (next(iter(r["settings"]["recipes"].values())) for r in (run.record, other.record))
+    differ = [f"{key} {own[key]} against {its.get(key)}" for key in own if own[key] != its.get(key)]
+    differ += [remark for remark in other.remarks if remark.partition("=")[0] not in own]
+    text += f"; {task} differs in more than the network: {', '.join(differ)}." if differ else "."
+    if (run.task, task) == ("T3", "T2"):
         kept = "within" if gain >= -COURSE_DROP else "beyond"
         text += f" A drop of {COURSE_DROP:.0%} is allowed: this is {kept} it."
     return Markdown(text)
