@@ -12,9 +12,9 @@ from numbers import Real
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from cubslib import CubsError
+from cubslib.matlab import variable
 
 CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 LARGEST = 2**26  # bytes of a table; the largest official one has 2.7 million
@@ -97,17 +97,18 @@ def val_rows(path: Path, wnids: Sequence[str], troubles: list[str]) -> dict[str,
     return labels
 
 
-def mat(path: Path, field: str, troubles: list[str]) -> np.ndarray:
-    """Return a table of a MATLAB file, (N,); empty where it cannot be read."""
+def mat(path: Path, field: str, troubles: list[str]) -> list:
+    """Return a table of a MATLAB file, rows as dicts or texts; empty where it cannot be read."""
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError("it is too large")
-        return np.atleast_1d(loadmat(path, squeeze_me=True, appendmat=False)[field])
+        found = variable(path.read_bytes(), field)
+        return found if isinstance(found, list) else [found]
     except FileNotFoundError:
         troubles.append(f"{path} is missing: unpack the whole data set there.")
-    except Exception:  # a damaged file leads SciPy to raise almost anything
-        troubles.append(f"{path} is not the official file with {field}: {REPAIR}.")
-    return np.empty(0, object)
+    except (OSError, ValueError) as error:
+        troubles.append(f"{path} is not the official file ({_why(error)}): {REPAIR}.")
+    return []
 
 
 def class_names(path: Path, troubles: list[str]) -> list[str]:
@@ -135,12 +136,12 @@ def car_rows(
         within, (N, 4), or None where the table has none.
     """
     table = mat(path, "annotations", troubles)
-    columns = table.dtype.names or ()
-    lacking = [name for name in ("fname", "class") if len(table) and name not in columns]
+    columns = set(table[0]) if table and isinstance(table[0], dict) else set()
+    lacking = [name for name in ("fname", "class") if table and name not in columns]
     if lacking:
         rows = "the official test rows have theirs in cars_test_annos_withlabels.mat"
         troubles.append(f"{path} has no column {lacking[0]}: {rows}.")
-    boxed = not len(table) or set(CORNERS) <= set(columns)
+    boxed = not table or set(CORNERS) <= columns
     files, labels, boxes = {}, [], []
     for number, row in enumerate(() if lacking else table, 1):
         box = [row[corner] for corner in CORNERS] if boxed else (1, 1, 1, 1)

@@ -62,12 +62,12 @@ def from_one_folder(folder: Path) -> None:
     names = annotations.class_names(path, troubles)
     table = annotations.mat(path, "annotations", troubles)
     columns = ("relative_im_path", "class", "test", *annotations.CORNERS)
-    if not troubles and not set(columns) <= set(table.dtype.names or ()):
+    if not troubles and not set(columns) <= set(*table[:1]):
         troubles.append(f"{path} lacks one of the columns {', '.join(columns)}: fetch it again.")
     annotations.refuse(troubles)
-    files = [str(path).rpartition("/")[2] for path in table["relative_im_path"]]
-    for number, (file, half) in enumerate(zip(files, table["test"], strict=True), 1):
-        if half not in (0, 1) or not annotations.is_plain(file):
+    files = [str(row["relative_im_path"]).rpartition("/")[2] for row in table]
+    for number, (file, row) in enumerate(zip(files, table, strict=True), 1):
+        if row["test"] not in (0, 1) or not annotations.is_plain(file):
             raise CubsError(f"{path.name} row {number} is not a file and its half: fetch it again.")
     for half, name in enumerate(HALVES):
         rows = []

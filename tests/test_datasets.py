@@ -230,7 +230,7 @@ NAN, NOTHING = float("nan"), np.empty(0)
         (put(3, **{"class": NAN}), r"row 3 \(00003.jpg\) has the class nan, which is no whole"),
         (put(3, **{"class": 1.5}), r"row 3 \(00003.jpg\) has the class 1.5, which is no whole"),
         (put(3, **{"class": "car"}), r"row 3 \(00003.jpg\) has the class 'car'"),
-        (put(3, **{"class": NOTHING}), r"row 3 \(00003.jpg\) has the class array"),
+        (put(3, **{"class": NOTHING}), r"row 3 \(00003.jpg\) has the class \[\], which is no"),
         (drop("class"), "has no column class: the official test rows have theirs in"),
         (put(3, fname="00002.jpg"), "row 3 names 00002.jpg, as row 2 does"),
         (put(3, fname="../b.jpg"), r"row 3 has '\.\./b\.jpg' where the name of a file must stand"),
