@@ -72,7 +72,8 @@ def copy(source: Path, folder: Path, place: Callable[[str], str | None]) -> None
     except DAMAGES as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise  # it is not the source's fault
-        raise CubsError(f"{source} could not be read to its end: {error}.") from error
+        why = str(error).partition("\n")[0].rstrip(":.") or "it is cut"
+        raise CubsError(f"{source} could not be read to its end: {why}.") from error
     if not count:
         raise CubsError(f"{source} is no archive or folder that holds anything of the data set.")
 
@@ -154,5 +155,7 @@ def refuse(source: Path, name: str, odd: bool) -> None:
     Raises:
         CubsError: `name` leads out of the archive's folder, or the member is `odd`.
     """
-    if odd or name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
-        raise CubsError(f"{source} holds {name}, a link or a path out of it: use a sound one.")
+    leads_out = name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts
+    if odd or leads_out or not name.isprintable():
+        shown = name if name.isprintable() else ascii(name)
+        raise CubsError(f"{source} holds {shown}, a link or a path out of it: use a sound one.")
