@@ -168,7 +168,7 @@ def _write(path, root, files, size, boxes) -> None:
                 images[row] = decode(root / files[row], size, box)
             return stop - start
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for done in pool.map(decode_chunk, range(0, len(files), CHUNK)):
                 bar.update(done)
         images.flush()

@@ -8,6 +8,61 @@ from cubslib import CubsError, decoding
 from cubslib.decoding import decode, image_size
 
 
+def by_pillow(path):
+    return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
+
+
+def photo(size=(64, 64)):
+    """Smooth colours and noise, as a photograph has both."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize(size)
+    noise = rng.normal(0, 20, (size[1], size[0], 3))
+    return Image.fromarray((np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "how",
+    [{"subsampling": n} for n in (0, 1, 2)]
+    + [{"quality": 5}, {"quality": 100}, {"progressive": True}, {"restart_marker_blocks": 2}],
+)
+def test_a_plain_jpeg_has_the_pixels_that_pillow_reads(tmp_path, mode, how):
+    photo().convert(mode).save(tmp_path / "photo.jpg", **how)
+    assert decoding._square_jpeg(tmp_path / "photo.jpg", 64) is not None
+    assert np.array_equal(decode(tmp_path / "photo.jpg", 64), by_pillow(tmp_path / "photo.jpg"))
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (lambda image: image.resize((64, 63)), {}),
+        (lambda image: image.resize((65, 64)), {}),
+        (lambda image: image.convert("CMYK"), {}),
+        (lambda image: image, {"exif": EXIF}),
+        (lambda image: image, {"keep_rgb": True}),
+        (lambda image: image, {"cut": 50}),
+        (lambda image: image, {"format": "PNG"}),
+    ],
+)
+def test_what_is_no_plain_jpeg_is_left_to_pillow(tmp_path, change, how):
+    path, how = tmp_path / "photo.jpg", dict(how)
+    less = how.pop("cut", 0)
+    change(photo()).save(path, **how)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - less])
+    assert decoding._square_jpeg(path, 64) is None
+
+
+def test_real_jpegs_have_the_pixels_that_pillow_reads(real):
+    folder = real("tiny-imagenet-200") / "val" / "images"
+    for number in range(0, 10_000, 40):
+        path = folder / f"val_{number}.JPEG"
+        assert np.array_equal(decode(path, 64), by_pillow(path))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "I;16"])
 def test_images_of_every_mode_become_three_channels(tmp_path, mode):
     gray = Image.fromarray(np.uint8([[0, 255], [255, 0]]))
