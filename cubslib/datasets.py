@@ -127,11 +127,7 @@ class Cars196(PackedImages):
         if crop and boxes is None:
             raise CubsError(f"crop is True, but {root} has no boxes annotated: leave it False.")
         half = len(names) // 2
-        count = min(limit_classes or half, half)
-        classes = np.arange(count) + (half if split == "test" else 0)
-        if split != "test":
-            held_back = (np.arange(val_classes) + 1) * count // max(val_classes, 1) - 1
-            classes = classes[np.isin(classes, held_back) == (split == "val")]
+        classes = _zero_shot(split, half, limit_classes, val_classes)
         official = class_digest(names) == CARS196_CLASSES
         whole = (len(files), (labels < half).sum()) == (CARS196_TOTAL, CARS196_TRAIN)
         protocol = _protocol(official, whole, len(files), CARS196_TOTAL, ignored)
@@ -191,6 +187,15 @@ def _train_images(root: Path, wnids: list[str], troubles: list[str]) -> tuple[li
         if (train / name).is_dir() and not name.startswith("."):
             troubles.append(f"{train / name} is no class of wnids.txt: list it or take it away.")
     return found, ignored
+
+
+def _zero_shot(split: str, half: int, limit_classes: int, val_classes: int) -> np.ndarray:
+    """The labels of a split of 2 × `half` classes."""
+    count = min(limit_classes or half, half)
+    if split == "test":
+        return np.arange(count) + half
+    held_back = (np.arange(val_classes) + 1) * count // max(val_classes, 1) - 1
+    return np.flatnonzero(np.isin(np.arange(count), held_back) == (split == "val"))
 
 
 def _cars(root: Path, num_classes: int, troubles: list[str]) -> tuple:

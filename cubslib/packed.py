@@ -116,6 +116,11 @@ class PackedImages(Dataset):
         for place in (folder, self.root):  # without a lock: a copy appears whole
             if pack := _open(place / name, shape):
                 return pack
+        if not (cache or os.access(folder, os.W_OK)):
+            raise CubsError(
+                f"{folder} cannot be written and has no packed copy yet: make it writable, or name "
+                "a folder for the copy by the environment variable CUBSLIB_CACHE."
+            )
         with lock(folder / f".{stem}.lock"):
             pack = _open(folder / name, shape)  # another process may have made it meanwhile
             if pack is None:

@@ -141,6 +141,18 @@ def test_packed_copies_may_lie_elsewhere(folder, tmp_path_factory, monkeypatch):
     assert split(folder, size=4).read([0]).shape == (1, 3, 4, 4)  # one in the data's own folder
 
 
+def test_data_that_cannot_be_written_need_a_packed_copy_or_a_folder_for_it(
+    folder, tmp_path_factory, monkeypatch
+):
+    before = split(folder).read([0])
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    assert torch.equal(split(folder).read([0]), before)
+    with pytest.raises(CubsError, match=r"cannot be written and has no packed copy .*_CACHE\.$"):
+        split(folder, size=4).read([0])
+    monkeypatch.setenv("CUBSLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    assert split(folder, size=4).read([0]).shape == (1, 3, 4, 4)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("at", ["disk_usage", "posix_fallocate"])
 def test_a_disk_without_room_for_the_copy_is_a_sentence(folder, monkeypatch, at, code):
