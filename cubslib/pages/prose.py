@@ -5,9 +5,10 @@ Every function returns Markdown, or a table, that a notebook displays.
 
 from IPython.display import Markdown
 
-from cubslib import machine
+from cubslib import machine, metrics
 from cubslib.pages.table import Table
 from cubslib.runs import Run
+from cubslib.runs.history import from_csv
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
 COURSE_DROP = 0.02  # that T3 may lose to T2
@@ -83,6 +84,13 @@ def classifier(run: Run) -> Markdown:
     return Markdown(text)
 
 
+def with_earlier(run: Run, *tasks: str) -> list[tuple]:
+    """Return the rows of a table: the earlier notebooks' runs with what differs, then this run."""
+    found = [run.earlier(task)[0] for task in tasks]
+    rows = [(row.folder, row.record, ", ".join(row.remarks)) for row in found if row]
+    return [*rows, (run.folder, run.record, "")]
+
+
 def against(run: Run, task: str) -> Markdown:
     """Compare a classifier with an earlier notebook's, on the same test images."""
     other, why = run.earlier(task)
@@ -107,6 +115,23 @@ def against(run: Run, task: str) -> Markdown:
     return Markdown(text)
 
 
+def half_way(run: Run, task: str) -> Markdown:
+    """Say when this network had half of its final val top-1, and when an earlier notebook's had."""
+    fit = next(iter(run["recipes"]))
+    told = [f"This network had half of its final val top-1 {_half(run.history(), fit)}"]
+    other, _ = run.earlier(task)
+    if other is not None:
+        history = from_csv((other.folder / "history.csv").read_text())
+        told.append(f"that of {task} {_half(history, history[-1]['fit'])}")
+    return Markdown(", ".join(told) + ".")
+
+
+def _half(history: list[dict], fit: str) -> str:
+    scores = [row["val_top1"] for row in history if row["fit"] == fit]
+    epoch = next(i for i, score in enumerate(scores, 1) if score >= scores[-1] / 2)
+    return f"after {epoch} of {len(scores)} epochs"
+
+
 def fashions(run: Run) -> Markdown:
     """Say which fashion val chose, and by how much."""
     scores = run.record["fashions"]
@@ -125,8 +150,9 @@ def fashions(run: Run) -> Markdown:
     return Markdown(text)
 
 
-def retrieval(run: Run, chance: dict[int, float]) -> Markdown:
+def retrieval(run: Run) -> Markdown:
     """Say what training with the metric loss brought, and how both stand to chance."""
+    chance = metrics.chance(run.test.labels)
     recall = run.record["recall"]
     before, after = (recall[stage]["1"] for stage in ("classification", "embedding"))
     count = len(run.test)

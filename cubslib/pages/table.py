@@ -58,9 +58,18 @@ class Table:
         return self.html()
 
 
-def table(found: Iterable[tuple[Path, dict]]) -> Table:
-    """Tabulate runs, pairs of folder and record as `finished.find` gives them; T4 by stage."""
-    return Table([row for folder, record in found for row in _rows(folder, record)])
+def table(found: Iterable[tuple]) -> Table:
+    """Tabulate runs, T4 by stage: pairs of folder and record as `finished.find` gives them.
+
+    A third part, where there is one, says in what a run differs from the one that it is beside.
+    """
+    return Table(
+        [
+            row | {"Differs in": ", ".join(differs)}
+            for folder, record, *differs in found
+            for row in _rows(folder, record)
+        ]
+    )
 
 
 def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
