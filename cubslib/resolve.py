@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from cubslib import CubsError, records, settings, synthetic
+from cubslib import CubsError, records, settings
 from cubslib.datasets import Cars196, TinyImageNet
 from cubslib.disk import fingerprint, lock
+from cubslib.sample import layouts
 
 FASHIONS = settings.PARAMETERS["fashion"].choices[1:]
 
@@ -120,7 +121,7 @@ def find_data(task: str, data_root: Path, kind: str) -> tuple[str, Path]:
         )
     if kind == "real" or (kind == "auto" and real.is_dir()):
         return "real", real
-    draw = synthetic.draw_cars196 if task == "T4" else synthetic.draw_tiny_imagenet
+    draw = layouts.draw_cars196 if task == "T4" else layouts.draw_tiny_imagenet
     with lock(sample.with_name(f".{name}.lock")):
         if not sample.is_dir():
             draw(sample)

@@ -192,7 +192,7 @@ RECIPES = {
         patience=10, ema_decay=0.999, **_SGD,
     ),
     ("classification", "sample"): Recipe(
-        16, 32, 1.5e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+        12, 32, 2e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("classification", "cpu"): Recipe(
         8, 64, 2e-3, sizes=((0, 80), (0.7, 112)), test_size=128, augmentation=_CARS,
@@ -203,7 +203,7 @@ RECIPES = {
         label_smoothing=0.1, stem="3x3", ema_decay=0.999, **_ADAMW,
     ),
     ("embedding", "sample"): Recipe(
-        10, 32, 2e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+        6, 32, 3e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "cpu"): Recipe(
         3, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW
