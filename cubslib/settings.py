@@ -181,7 +181,7 @@ _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
 RECIPES = {
     ("recognition", "sample"): Recipe(
-        6, 32, 0.1, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
+        10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
     ),
     ("recognition", "cpu"): Recipe(
         9, 256, 0.5, sizes=((0, 32), (0.55, 48), (0.85, 64)), test_size=64,

@@ -31,8 +31,7 @@ def picture(subject: Faces, size: np.ndarray, rng: Generator) -> Boxed:
     draw = ImageDraw.Draw(image, "RGBA")
     faces = place(*size, rng) + [(colour, (p - low) * scale + start) for colour, p in subject]
     for colour, points in faces:
-        fill = tuple(int(min(part, 255)) for part in colour)
-        draw.polygon((points * SHARP).ravel().tolist(), fill)
+        draw.polygon((points * SHARP).ravel().tolist(), tuple(map(int, colour)))
 
     x, y = (np.linspace(-1, 1, n) * rng.uniform(-0.25, 0.25) for n in size)
     light = rng.uniform(0.8, 1.15) + x + y[:, None]
@@ -81,5 +80,5 @@ def turned(angle: float, shear: float, rng: Generator) -> np.ndarray:
 
 
 def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Return (r, g, b) in 0-255 of a hue, any number of turns, and of two parts in [0, 1]."""
-    return 255 * np.array(hsv_to_rgb(hue % 1, saturation, value))
+    """Return (r, g, b) in 0-255 of three parts in [0, 1]."""
+    return 255 * np.array(hsv_to_rgb(hue, saturation, value))
