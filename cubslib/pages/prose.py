@@ -45,25 +45,38 @@ def banner(run: Run) -> Markdown:
 
 
 def in_force(run: Run) -> Table:
-    """Tabulate what the run settled for 0, "auto" and "best", its recipes and its surroundings."""
-    settled = {key: value for key, value in run.resolved.items() if key not in HIDDEN}
-    here = {"versions": machine.versions(), "hardware": machine.hardware(run["device"])}
-    if run.finished:
-        here = run.record  # it may have run elsewhere
-        settled |= run.record["settings"]
-        settled = {key: value for key, value in settled.items() if key not in HIDDEN}
-    versions = ", ".join(f"{name} {text}" for name, text in here["versions"].items())
-    settled |= {"hardware": here["hardware"], "versions": versions}
-    for fit, recipe in run["recipes"].items():
-        parts = [f"{key} {value}" for key, value in recipe.items() if value]
-        settled[f"recipe of {fit}"] = ", ".join(parts)
-    return Table([{"setting": key, "in force": _plain(value)} for key, value in settled.items()])
+    """Tabulate every parameter at its final meaning, and what the run was computed with."""
+    settled, here = run.resolved, {}
+    if run.finished:  # it may have run elsewhere
+        settled, here = run.record["settings"], run.record
+    hardware = here.get("hardware") or machine.hardware(run["device"])
+    versions = here.get("versions") or machine.versions()
+    shown = {key: value for key, value in settled.items() if key not in HIDDEN}
+    shown |= {"hardware": hardware, "versions": versions}
+    return Table([{"setting": key, "in force": _plain(value)} for key, value in shown.items()])
+
+
+def recipes(run: Run) -> Table:
+    """Tabulate how each fit is trained, a column a fit; fits on equal terms share one."""
+    by_fit = run["recipes"]
+    if all(recipe == run["recipes"][fit] for recipe in by_fit.values() for fit in by_fit):
+        by_fit = {", ".join(by_fit): next(iter(by_fit.values()))}
+    names = next(iter(by_fit.values()))
+    return Table(
+        [
+            {"recipe": name} | {fit: _plain(recipe[name]) for fit, recipe in by_fit.items()}
+            for name in names
+        ]
+    )
 
 
 def _plain(value: object) -> object:
+    """Return a setting as a reader would write it; `sizes` as what is read from when on."""
     if isinstance(value, dict):
-        return ", ".join(f"{part} {x:g}" for part, x in value.items())
-    return value
+        return ", ".join(f"{part} {_plain(x)}" for part, x in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{side} px from {share:.0%}" for share, side in value)
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def classifier(run: Run) -> Markdown:
