@@ -59,7 +59,7 @@ def in_force(run: Run) -> Table:
 def recipes(run: Run) -> Table:
     """Tabulate how each fit is trained, a column a fit; fits on equal terms share one."""
     by_fit = run["recipes"]
-    if all(recipe == run["recipes"][fit] for recipe in by_fit.values() for fit in by_fit):
+    if all(recipe == next(iter(by_fit.values())) for recipe in by_fit.values()):
         by_fit = {", ".join(by_fit): next(iter(by_fit.values()))}
     names = next(iter(by_fit.values()))
     return Table(
