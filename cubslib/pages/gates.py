@@ -5,7 +5,7 @@ from IPython.display import Markdown
 
 from cubslib import inside, models
 from cubslib.augment import prepare
-from cubslib.blocks import FASHIONS, CubsBlock1
+from cubslib.blocks import FASHIONS, GATE_BIAS, CubsBlock1
 from cubslib.pages import pictures, plots
 from cubslib.pages.table import Table
 from cubslib.pages.views import spaced
@@ -65,15 +65,20 @@ def _images(run: Run, data, count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def near_identity(run: Run) -> Table:
-    """Put an untrained ResNet-18's weights under untrained blocks: how far do the logits move?"""
-    stem, count, rows = run["stem"], len(run.train.classes), []
+    """Put an untrained ResNet-18's weights under untrained blocks: how far do the logits move?
+
+    A column a start of the gates: the one that trains, and 5.
+    """
+    stem, count = run["stem"], len(run.train.classes)
     torch.manual_seed(run.seed)
     plain = models.resnet18(count, stem).eval()
-    images = _images(run, run.val, JUDGED)
+    images, rows = _images(run, run.val, JUDGED), []
     wanted = plain(images)
     for fashion in FASHIONS:
-        attending = models.cubs_resnet18(count, fashion, stem).eval()
-        attending.load_state_dict(plain.state_dict(), strict=False)
-        moved = ((attending(images) - wanted).norm() / wanted.norm()).item()
-        rows.append({"fashion": fashion, "relative change of the logits": f"{moved:.3f}"})
+        rows.append({"fashion": fashion})
+        for bias in (GATE_BIAS, 5.0):
+            attending = models.cubs_resnet18(count, fashion, stem, bias).eval()
+            attending.load_state_dict(plain.state_dict(), strict=False)
+            moved = ((attending(images) - wanted).norm() / wanted.norm()).item()
+            rows[-1][f"change of the logits, bias {bias:g}"] = f"{moved:.3f}"
     return Table(rows)
