@@ -163,7 +163,7 @@ class _MultiSimilarity(torch.autograd.Function):
         similarity -= loss.lam
         pull, pulled = _log_one_plus_sum_exp(-loss.alpha * similarity, positive)
         push, pushed = _log_one_plus_sum_exp(loss.beta * similarity, negative)
-        gradient = pushed - pulled  # m · dL/dS
+        gradient = pushed.sub_(pulled)  # m · dL/dS
         ctx.save_for_backward((gradient + gradient.T) @ unit / len(unit))  # S = u uᵀ
         # A NaN pairs with nothing and would end as a loss of 0: let it show.
         return (pull / loss.alpha + push / loss.beta).mean() + 0 * unit.sum()
@@ -180,6 +180,6 @@ def _log_one_plus_sum_exp(exponents: Tensor, chosen: Tensor) -> tuple[Tensor, Te
 
     The 1 stands where the pair (i, i) would; the sum is known from the share of its largest term.
     """
-    kept = exponents.where(chosen, -torch.inf).fill_diagonal_(0)
-    shares = kept.softmax(1)
-    return kept.amax(1) - shares.amax(1).log(), shares.fill_diagonal_(0)
+    exponents = exponents.where(chosen, -torch.inf).fill_diagonal_(0)
+    shares = exponents.softmax(1)
+    return exponents.amax(1) - shares.amax(1).log(), shares.fill_diagonal_(0)
