@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from cubslib import machine, metrics
 from cubslib.pages.table import Table
-from cubslib.runs import Run
+from cubslib.runs import Run, finished
 from cubslib.runs.history import from_csv
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
@@ -98,10 +98,28 @@ def classifier(run: Run) -> Markdown:
 
 
 def with_earlier(run: Run, *tasks: str) -> list[tuple]:
-    """Return the rows of a table: the earlier notebooks' runs with what differs, then this run."""
-    found = [run.earlier(task)[0] for task in tasks]
-    rows = [(row.folder, row.record, ", ".join(row.remarks)) for row in found if row]
+    """Return the rows of a table: the earlier notebooks' runs with what differs, then this run.
+
+    Where no run fits, a published one of the same kind of data takes its place and is marked.
+    """
+    rows, published = [], finished.find(machine.project_root() / "notebooks" / "results")
+    for task in tasks:
+        found, _ = run.earlier(task)
+        if found is not None:
+            rows.append((found.folder, found.record, ", ".join(found.remarks)))
+            continue
+        rows += [
+            (folder, record, "published")
+            for folder, record in published
+            if (record["task"], record["dataset"]) == (task, run["dataset"])
+        ][:1]
     return [*rows, (run.folder, run.record, "")]
+
+
+def not_found(run: Run, *tasks: str) -> Markdown:
+    """Name the earlier notebooks of which no run fits, and in what the nearest differs."""
+    missing = [why for found, why in map(run.earlier, tasks) if found is None]
+    return Markdown(" ".join(missing) or "Every earlier notebook has a run that fits.")
 
 
 def against(run: Run, task: str) -> Markdown:
