@@ -17,7 +17,7 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 # The modules that a fit or a score runs through.
 USED = (
     *("datasets", "packed", "augment", "sampling", "blocks", "models", "losses", "metrics"),
-    *("training", "scoring"),
+    *("training", "state", "scoring"),
 )
 
 
