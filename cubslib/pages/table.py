@@ -88,12 +88,13 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
         "Hardware": record["hardware"],
         "Seed": str(record["seed"]),
     }
-    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-        epochs = {line["fit"]: line["epoch"] for line in csv.DictReader(file)}  # the last of each
+    path = folder / "history.csv"
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    last = {line.get("fit"): line.get("epoch") or "" for line in csv.DictReader(lines)}
     if record["task"] == "T4":
         stages = record["recall"]
-        return [row | _recalls(record, stage) | {"Epochs": epochs[stage]} for stage in stages]
-    return [row | _accuracies(record) | {"Epochs": epochs[fashion or "classification"]}]
+        return [row | _recalls(record, stage) | {"Epochs": last.get(stage, "")} for stage in stages]
+    return [row | _accuracies(record) | {"Epochs": last.get(fashion or "classification", "")}]
 
 
 def _accuracies(record: dict) -> dict[str, str]:
