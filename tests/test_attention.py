@@ -18,7 +18,7 @@ KEYS = {
     "random": lambda z, _: z,
     "large": lambda z, _: 5 * z,
     "bimodal": lambda z, _: 3 * z.sign() + 0.01 * z,
-    "nearly equal": lambda z, _: 1 + 1e-3 * z,
+    "nearly equal": lambda z, _: torch.tensor([[1.0], [50.0]]) + 1e-3 * z,
     "equal but for rounding": lambda z, _: 0.7 + 1e-6 * z,
     "equal": lambda z, _: torch.ones_like(z),
     "heavy-tailed": lambda z, w: z / w.abs().sqrt(),
@@ -50,6 +50,11 @@ def assert_exact(q, k, v):
 @pytest.mark.parametrize("keys", KEYS)
 def test_output_and_gradients_are_those_of_the_matrix_in_double_precision(keys, n, seed):
     assert_exact(*scalars(keys, n, seed))
+
+
+def test_nearly_equal_values_keep_their_digits():
+    q, k, v = scalars()
+    assert_exact(q, k, 100 + 1e-3 * v)
 
 
 def test_two_keys_far_apart():
