@@ -137,7 +137,7 @@ class MultiSimilarityLoss(nn.Module):
                     "an embedding's length is more than float32 holds: lower the learning rate."
                 )
             unit = embeddings.float() / length.clamp(min=MIN_LENGTH)
-            return _MultiSimilarity.apply(unit, labels, self)
+            return LossAndGradient.apply(unit, labels, self)
 
     def mine(self, similarity: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which pairs count as positives P and negatives N, both boolean (m, m).
@@ -153,11 +153,12 @@ class MultiSimilarityLoss(nn.Module):
         return positive & both, negative & both
 
 
-class _MultiSimilarity(torch.autograd.Function):
+class LossAndGradient(torch.autograd.Function):
     """The loss and its gradient in one pass: both are made of the same exponentials."""
 
     @staticmethod
     def forward(ctx, unit: Tensor, labels: Tensor, loss: MultiSimilarityLoss) -> Tensor:
+        """Return the loss of embeddings of length 1 (m, D); keep dL/d`unit` for `backward`."""
         similarity = unit @ unit.T  # (m, m)
         positive, negative = loss.mine(similarity, labels)
         similarity -= loss.lam
@@ -171,6 +172,7 @@ class _MultiSimilarity(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return `grad`, dF/dL of what follows, times the gradient that was kept."""
         (gradient,) = ctx.saved_tensors  # (m, D)
         return grad * gradient, None, None
 

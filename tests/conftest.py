@@ -82,10 +82,12 @@ def t4(data_root, tmp_path_factory) -> runs.Run:
     model = models.CustomCNN(len(run.train.classes))
     training.fit(run, "classification", model, nn.CrossEntropyLoss(), scoring.recall)
     stages = {"classification": scoring.gallery(run, "classification", model)}
+    seen = {"classification": scoring.gallery(run, "classification", model, seen=True)}
     how = (losses.MultiSimilarityLoss(), scoring.recall, sampling.class_balanced)
     training.fit(run, "embedding", models.embed(model, 8), *how)
     stages["embedding"] = scoring.gallery(run, "embedding", model)
-    scoring.record_retrieval(run, model, stages)
+    seen["embedding"] = scoring.gallery(run, "embedding", model, seen=True)
+    scoring.record_retrieval(run, model, stages, seen)
     return run
 
 

@@ -3,6 +3,7 @@ import torch
 from test_attention import NoMatrix, oracle
 from torch import nn
 
+from cubslib.attention import self_similarity
 from cubslib.blocks import FASHIONS, GATE_BIAS, CubsAttention, CubsBlock1, CubsBlock2
 
 
@@ -83,13 +84,13 @@ def test_attention_tells_its_positions_apart_from_the_start(make, channels):
     inputs = x.mean((2, 3)) if make is CubsBlock1 else x
     q, k, v = (layer(inputs).flatten(1) for layer in (block.query, block.key, block.value))
     # To first order q·var(k); drawn apart, cov(k, v) would be about a tenth of var(k) or less.
-    slope = blocks.self_similarity(q, k, v).std(1) / (q.std(1) * k.var(1))
+    slope = self_similarity(q, k, v).std(1) / (q.std(1) * k.var(1))
     assert 0.8 < slope.min() <= slope.max() < 1.25
-    assert abs(block.gate(x).mean() - torch.tensor(blocks.GATE_BIAS).sigmoid()) < 0.1
+    assert abs(block.gate(x).mean() - torch.tensor(GATE_BIAS).sigmoid()) < 0.1
 
 
 @pytest.mark.parametrize("fashion", FASHIONS)
-@pytest.mark.parametrize("bias", [None, 2.0])
+@pytest.mark.parametrize("bias", [None, 3.0])
 def test_the_gates_biases_start_where_they_are_asked_to(fashion, bias):
     attention = CubsAttention(4, fashion, *([] if bias is None else [bias]))
     b = GATE_BIAS if bias is None else bias

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import pytest
 
@@ -136,8 +135,3 @@ def test_only_the_table_and_the_cell_injected_last_are_asked():
 )
 def test_a_run_is_named_after_what_is_not_at_its_default(asked, name):
     assert parameters.run_name("T4", check("T4", asked)) == name
-
-
-def test_make_demo_looks_where_its_run_is():
-    name = parameters.run_name("T4", check("T4", {"margin": 0.2, "dataset": "sample"}))
-    assert f"RUN := runs/{name}\n" in (Path(__file__).parent.parent / "Makefile").read_text()

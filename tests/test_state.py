@@ -14,7 +14,9 @@ RECIPE = dataclasses.replace(recipes.recipe("recognition", "sample"), lr=0.01, w
 def test_gate_weights_learn_by_their_fan_in_and_all_else_at_the_full_rate():
     model = cubs_resnet18(3, "serial_12")
     groups = state._optimizer(model, RECIPE).param_groups
-    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    found = {
+        id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]
+    }
     for name, p in model.named_parameters():
         gate = ".channel." in name or ".spatial." in name
         rate = 0.01 / p.shape[1] if gate and p.ndim > 1 else 0.01
