@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | search | classify`."""
+"""The command line: `python -m cubslib run | report | search | classify | check`."""
 
 import argparse
 import shutil
@@ -13,6 +13,11 @@ from cubslib.disk import whole
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for what cannot be done, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["check"]:
+        from cubslib import check
+
+        return check.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m cubslib", description=__doc__)
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="run a notebook; leave it and its HTML in its run_dir")
