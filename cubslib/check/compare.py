@@ -62,7 +62,8 @@ class Verdict(NamedTuple):
             for who, values in (("yours", self.found), ("right", self.right)):
                 numbers = [f"{value:.4g}" for value in values.flatten().tolist()]
                 marked = zip(numbers, wrong, strict=True)
-                lines.append(f"{who}: {' '.join(f'<mark>{n}</mark>' if w else n for n, w in marked)}")
+                numbers = [f"<mark>{n}</mark>" if bad else n for n, bad in marked]
+                lines.append(f"{who}: {' '.join(numbers)}")
         cells = html.escape(self.name), self.state, "<br>".join(lines)
         return "<tr>" + "".join(f'<td style="text-align: left">{cell}</td>' for cell in cells)
 
@@ -87,66 +88,58 @@ def judge(name: str, found: dict[str, dict], remarks=()) -> Verdict:
     fails = _telling(found, right)
     if not fails:
         return Verdict(name, "met", f"on all of: {', '.join(right)}", tuple(remarks))
-    named, case = [], fails[0]
-    for mistake in mistakes.bank(name):
+    computed = [case for case in fails if "raises" not in found[case]]
+    named = []
+    for mistake in mistakes.bank(name) if computed else ():
         wrong = mistakes.outcomes(name, mistake)
         tells = _telling(wrong, right)
-        if case in tells and not any(gap(found[c], wrong[c])[0] for c in tells):
-            named.append((len(tells), mistake, tells, max(gap(found[c], wrong[c])[1] for c in tells)))
-    computed = [c for c in fails if "raises" not in found[c]]
-    if not named or not computed:
-        return Verdict(name, "unknown", _failure(case, found, right),
-                       *_evidence(name, case, found, right, remarks))  # fmt: skip
+        if fails[0] in tells and not set(_telling(found, wrong)) & set(tells):
+            equal = max(gap(found[case], wrong[case])[1] for case in tells)
+            named.append((len(tells), mistake, tells, equal))
+    if not named:
+        said, lines, *values = _failure(name, fails[0], found, right)
+        return Verdict(name, "unknown", said, (*lines, *remarks), *values)
     _, best, tells, equal = max(named, key=lambda row: row[0])
-    lines = [f"equal to {max(equal, 1e-16):.0e} to that version, on {len(tells)} inputs",
-             f"the right reading stands in the hand-out, {best.place}"]  # fmt: skip
-    lines += [f"besides, {_failure(c, found, right)}" for c in fails if c not in tells][:1]
-    evidence, *values = _evidence(name, computed[0], found, right, remarks)
-    return Verdict(name, "mistake", best.what, (*lines, *evidence), *values)
+    _, lines, *values = _failure(name, computed[0], found, right)
+    beside = [_failure(name, case, found, right)[0] for case in fails if case not in tells][:1]
+    lines = [f"equal to {max(equal, 1e-16):.0e} to that version on {len(tells)} inputs",
+             f"the right reading stands in the hand-out, {best.place}",
+             *(f"besides, {said}" for said in beside), *lines, *remarks]  # fmt: skip
+    return Verdict(name, "mistake", best.what, tuple(lines), *values)
 
 
 def _telling(found: dict, right: dict) -> list[str]:
     return [case for case in right if gap(found[case], right[case])[0]]
 
 
-def _failure(case: str, found: dict, right: dict) -> str:
-    """Say what fails at an input, and by how much."""
+def _failure(name: str, case: str, found: dict, right: dict):
+    """Return what fails at an input, and by how much; lines of evidence; both values there."""
     entry, away = gap(found[case], right[case])
-    values, wanted = found[case].get(entry), right[case].get(entry)
+    values, wanted, at = found[case].get(entry), right[case].get(entry), f"at “{case}”"
     if entry == "raises":
-        return f"at “{case}” it raises {found[case][entry]}".split("raises cannot")[-1]
+        how = found[case][entry]
+        return how if how.startswith("cannot") else f"{at} it raises {how}", (), None, None
     if values is None or values.shape != wanted.shape:
-        shape = "is missing" if values is None else f"has shape {tuple(values.shape)}"
-        return f"at “{case}” {entry} {shape}, not {tuple(wanted.shape)}"
-    if not values.isfinite().all():
-        return f"at “{case}” {entry} holds {'NaN' if values.isnan().any() else 'an infinity'}"
-    if _is_fact(entry, wanted):
-        return f"at “{case}” this does not hold: {entry}"
-    return f"fails first at “{case}”: {entry} is off by {away:.2g} of its largest number"
-
-
-def _is_fact(entry: str, wanted: Tensor) -> bool:
-    return wanted.ndim == 0 and entry != "output"
-
-
-def _evidence(name, case, found, right, remarks):
-    """Return lines on the input, the smallest that shows a difference, and both values there."""
-    entry, _ = gap(found[case], right[case])
-    values, wanted = found[case].get(entry), right[case].get(entry)
-    if values is None or entry == "raises" or values.shape != wanted.shape:
-        return tuple(remarks), None, None
+        shape = "none" if values is None else tuple(values.shape)
+        return f"{at} {entry} has shape {shape}, not {tuple(wanted.shape)}", (), None, None
     observe, inputs = held.INPUTS[name]
     given = zip(list(inspect.signature(observe).parameters)[2:], inputs[case], strict=False)
-    lines = [f"smallest input that shows it, “{case}”: "
-             + ", ".join(f"{argument} = {_brief(value)}" for argument, value in given)]  # fmt: skip
+    shown = ", ".join(f"{argument} = {_brief(value)}" for argument, value in given)
+    lines = [f"smallest input that shows it, {case}: {shown}"]
     if "Block" in name:
         lines.append("with the parameters that cubslib.check.known(block) sets")
-    if _is_fact(entry, wanted):
-        return (*lines, f"this does not hold: {entry}", *remarks), None, None
+    if wanted.ndim == 0 and entry != "output":  # a fact
+        said = f"{at} this does not hold: {entry}"
+        return said, (*lines, said), None, None
     worst = _away(values, wanted).nan_to_num(torch.inf).argmax().item()
     yours, true = (f"{x.flatten()[worst]:.6g}" for x in (values, wanted))
-    lines.append(f"{entry}{f', number {worst}' if wanted.ndim else ''}: yours {yours}, right {true}")
-    return (*lines, *remarks), values, wanted
+    place = f", number {worst}" if wanted.ndim else ""
+    lines.append(f"{entry}{place}: yours {yours}, right {true}")
+    if not values.isfinite().all():
+        said = f"{at} {entry} holds {'NaN' if values.isnan().any() else 'an infinity'}"
+    else:
+        said = f"fails first {at}: {entry} is off by {away:.2g} of its largest number"
+    return said, lines, values, wanted
 
 
 def _brief(value) -> str:

@@ -88,7 +88,8 @@ def _loss(make, kind, embeddings, labels, alpha, beta, lam, margin):
 
 
 def _mine(mine, kind, similarity, labels, margin):
-    return dict(zip(("positives", "negatives"), mine(similarity.to(kind), labels, margin), strict=True))
+    positives, negatives = mine(similarity.to(kind), labels, margin)
+    return {"positives": positives, "negatives": negatives}
 
 
 def _recall(recall_at_k, kind, embeddings, labels, ks):
@@ -127,49 +128,52 @@ def _sampler(sample, kind, labels, batch_size):
 
 @cache
 def drawn(name):
-    """Draw a small data set, a colour a file, some grayscale, in the official layout.
+    """Draw a small data set, a colour a file, every 20th grayscale, in the official layout.
 
     Returns:
-        its root; of each file the mean colour (files, 3); its split (`val` counts as `train`),
-        label, and whether it is grayscale.
+        its root; the mean colours of its files (files, 3); a row a file: its split (`val` counts
+        as `train`), its label, and whether it is grayscale.
     """
-    root, numbers = Path(tempfile.mkdtemp()), itertools.count()
+    root, numbers, side = Path(tempfile.mkdtemp()), itertools.count(), 64 if name[0] == "T" else 24
     atexit.register(shutil.rmtree, root, ignore_errors=True)
-    ramp = np.add.outer(*[np.linspace(-4, 4, 64)] * 2)[..., None]  # so that a flip shows
 
     def picture(path):
         n = next(numbers)
-        colour = 130 + 12 * (n % 10), 25 * (n // 10 % 10), 22 * (n // 100)
-        grey = n % 20 == 0
-        pixels = ramp + (12 * (n // 20) if grey else colour) + np.zeros(3)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("L" if grey else "RGB").save(path)
+        colour = [130 + 12 * (n % 10), 25 * (n // 10 % 10), 22 * (n // 100)]
+        pixels = np.add.outer(*[np.linspace(-4, 4, side)] * 2)[..., None]  # so that a flip shows
+        pixels = (pixels + (colour if n % 20 else [12 * (n // 20)] * 3)).clip(0, 255)
+        image = Image.fromarray(pixels.astype(np.uint8))
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (image if n % 20 else image.convert("L")).save(root / path)
 
     if name == "TinyImageNet":
         for n in range(120):
-            picture(root / f"train/n{n // 30}/images/n{n // 30}_{n % 30}.JPEG")
+            picture(f"train/n{n // 30}/images/n{n // 30}_{n % 30}.JPEG")
         for n in range(16):
-            picture(root / f"val/images/val_{n}.JPEG")
+            picture(f"val/images/val_{n}.JPEG")
         rows = "".join(f"val_{n}.JPEG\tn{n % 4}\t0\t0\t63\t63\n" for n in range(16))
-        for file, text in (("val/val_annotations.txt", rows), ("wnids.txt", "n2\nn0\nn1\nn3\n"),
-                           ("words.txt", "n0\ta thing\n")):  # fmt: skip
-            (root / file).write_text(text)
+        (root / "val/val_annotations.txt").write_text(rows)
+        (root / "wnids.txt").write_text("n2\nn0\nn1\nn3\n")
+        (root / "words.txt").write_text("n0\ta thing\n")
     else:
         fields = "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"
         rows = np.zeros((2, 1, 196), [(field, object) for field in fields])
-        for half, label in itertools.product((0, 1), range(196)):
-            rows[half, 0, label] = 2, 2, 63, 63, label + 1, f"{label + 1:05}.jpg"
-            picture(root / ("cars_train", "cars_test")[half] / f"{label + 1:05}.jpg")
+        for half, n in itertools.product((0, 1), range(196)):
+            rows[half, 0, n] = 2, 2, side - 1, side - 1, n + 1, f"{n + 1:05}.jpg"
+            picture(f"{('cars_train', 'cars_test')[half]}/{n + 1:05}.jpg")
         (root / "devkit").mkdir()
-        savemat(root / "devkit/cars_train_annos.mat", {"annotations": rows[0]})
-        savemat(root / "cars_test_annos_withlabels.mat", {"annotations": rows[1]})
         names = np.array([[f"car {n}" for n in range(196)]], object)
-        savemat(root / "devkit/cars_meta.mat", {"class_names": names})
-    sets = [(split, getattr(oracles, name)(root, split)) for split in _splits(name)]
-    means = torch.stack([image.double().mean((1, 2)) for _, items in sets for image, _ in items])
-    grey = (means.amax(1) - means.amin(1) < 3).tolist()
-    files = [("test" if split == "test" else "train", label) for split, x in sets for _, label in x.items]
-    return root, means, [(*file, g) for file, g in zip(files, grey, strict=True)]
+        for file, content in (("devkit/cars_train_annos", {"annotations": rows[0]}),
+                              ("cars_test_annos_withlabels", {"annotations": rows[1]}),
+                              ("devkit/cars_meta", {"class_names": names})):  # fmt: skip
+            savemat(root / f"{file}.mat", content)
+    means, rows = [], []
+    for split in _splits(name):
+        for image, label in getattr(oracles, name)(root, split):
+            means.append(image.double().mean((1, 2)))
+            grey = means[-1].amax() - means[-1].amin() < 3
+            rows.append((split.replace("val", "train"), label, bool(grey)))
+    return root, torch.stack(means), rows
 
 
 def _splits(name):
@@ -203,7 +207,8 @@ def _data(make, kind, name):
             f"{split} has labels from {first}": min(labels) == first,
             f"{split} has one label a class": len({*dict(pairs)}) == len(pairs) == len({*labels}),
             f"{split} has the same files after another seed": sets[split] == set(again[0]),
-            f"{split} reads the same twice": split == "train" or all(map(torch.equal, images, again[3])),
+            f"{split} reads the same twice": split == "train"
+            or all(map(torch.equal, images, again[3])),
         }
     test = {n for n, (split, *_) in enumerate(truth) if split == "test"}
     learn, found = sets["train"] | sets.get("val", set()), sets["test"]
@@ -276,22 +281,20 @@ INPUTS = {  # documented name → how it is observed, and by what they test its 
 
 def outcomes(name, thing, kind=torch.float32):
     """Return what each input of a documented name leads to with `thing`: input → outcome."""
-    observe, inputs = INPUTS[name]
+    (observe, inputs), found = INPUTS[name], {}
     wanted = list(inspect.signature(getattr(oracles, name)).parameters)
     try:
         inspect.signature(thing).bind(*wanted)
     except (TypeError, ValueError) as error:
         said = f"cannot be called as {name}({', '.join(wanted)}): {error}"
         return dict.fromkeys(inputs, {"raises": said})
-    return {case: _outcome(observe, thing, kind, given) for case, given in inputs.items()}
-
-
-def _outcome(observe, thing, kind, given):
-    try:
-        found = observe(thing, kind, *copy.deepcopy(given))
-        return {entry: torch.as_tensor(x).detach().double() for entry, x in found.items()}
-    except (Exception, SystemExit) as error:
-        return {"raises": sentence(error)}
+    for case, given in inputs.items():
+        try:
+            result = observe(thing, kind, *copy.deepcopy(given)).items()
+            found[case] = {entry: torch.as_tensor(x).detach().double() for entry, x in result}
+        except (Exception, SystemExit) as error:
+            found[case] = {"raises": sentence(error)}
+    return found
 
 
 def sentence(error):
@@ -316,26 +319,25 @@ class _Largest(TorchDispatchMode):
         return out
 
 
-def remarks(name, thing):
+def remarks(name, thing, found):
     """Return what is said of speed and memory, which nobody is failed for."""
-    x, (embeddings, labels) = torch.rand(2, 16, 48, 48), _points("01234567" * 8, width=64)
+    x, (points, labels) = torch.rand(2, 16, 48, 48), _points("01234567" * 8, width=64)
     calls = {  # the library's, how it is made, what it is called with, the side of its matrix
         "Block1": (blocks.CubsBlock1, (16, 512), (x,), 512),
         "Block2": (blocks.CubsBlock2, (16,), (x,), 48 * 48),
-        "MultiSimilarityLoss": (losses.MultiSimilarityLoss, _PAPER, (embeddings.float(), labels), 0),
-        "recall_at_k": (metrics.recall_at_k, (), (embeddings.float(), labels, (1, 8)), 0),
+        "MultiSimilarityLoss": (losses.MultiSimilarityLoss, _PAPER, (points.float(), labels), 0),
+        "recall_at_k": (metrics.recall_at_k, (), (points.float(), labels, (1, 8)), 0),
     }
-    if name not in calls:
+    if name not in calls or any("raises" in outcome for outcome in found.values()):
         return []
     library, made, called, side = calls[name]
     seconds, largest = [], _Largest()
+    with torch.no_grad(), largest:
+        thing(*made)(*called) if made else thing(*called)
     with torch.no_grad():
-        for make in (library, thing):
-            function = make(*made) if made else make
+        for function in [make(*made) if made else make for make in (library, thing)]:
             times = [time.perf_counter() for _ in range(4) if function(*called) is not None]
             seconds.append(min(b - a for a, b in itertools.pairwise(times)))
-        with largest:
-            function(*called)
     said = [f"takes {seconds[1] / seconds[0]:.1f} × the library's time"]
     if side and largest.numbers >= side**2:
         said.append(f"holds a {side:,} × {side:,} matrix, which need not be held")

@@ -82,7 +82,7 @@ def mine(similarity, labels, margin):
         other = [j for j in range(count) if labels[j] != labels[i]]
         if not own or not other:
             continue
-        hard_own, hard_other = min(s[j] for j in own), max(s[j] for j in other)
+        hard_own, hard_other = min([s[j] for j in own]), max([s[j] for j in other])
         positive[i, [j for j in own if s[j] < hard_other + margin]] = True
         negative[i, [j for j in other if s[j] > hard_own - margin]] = True
     return positive, negative
@@ -109,17 +109,17 @@ class MultiSimilarityLoss(nn.Module):
 
 def recall_at_k(embeddings, labels, ks):
     """Return for each K the share of queries with one of their class among the K nearest."""
-    unit = normalised(embeddings)
+    unit, count = normalised(embeddings), len(labels)
     labels, hits = labels.tolist(), dict.fromkeys(ks, 0)
-    for i in range(len(labels)):
+    for i in range(count):
         s = (unit @ unit[i]).tolist()
-        others = [j for j in range(len(s)) if j != i]
+        others = [j for j in range(count) if j != i]
         # Among equals those of another class come first: ties count against the query.
         near = sorted(others, key=lambda j: (-round(s[j], 5), labels[j] == labels[i]))  # noqa: B023
         for k in ks:
             found = [labels[j] == labels[i] for j in near[:k]]
             hits[k] += any(found)
-    return {k: hits[k] / len(labels) for k in ks}
+    return {k: hits[k] / count for k in ks}
 
 
 def class_balanced(labels, batch_size, seed):
@@ -127,15 +127,15 @@ def class_balanced(labels, batch_size, seed):
 
     What does not fill a batch is dropped; a class of fewer than 4 images repeats some.
     """
-    draw, labels = random.Random(seed), [int(label) for label in labels]
+    draw, labels, batches = random.Random(seed), labels.tolist(), []
     classes = sorted(set(labels))
     per_batch = min(batch_size // 4, len(classes))
-    batches = []
     for _ in range(max(len(labels) // (4 * per_batch), 1)):
         batches.append([])
         for label in draw.sample(classes, per_batch):
-            own = [i for i, other in enumerate(labels) if other == label]
-            batches[-1] += draw.sample(own * -(-4 // len(own)), 4)
+            own = [i for i in range(len(labels)) if labels[i] == label]
+            own = own * 4 if len(own) < 4 else own
+            batches[-1] += draw.sample(own, 4)
     return batches
 
 
