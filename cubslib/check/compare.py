@@ -4,6 +4,7 @@ import html
 import inspect
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,16 +57,18 @@ class Verdict(NamedTuple):
                           *(f"{'':29} {line}" for line in self.lines)])  # fmt: skip
 
     def _repr_html_(self):
-        lines = list(map(html.escape, (self.said, *self.lines)))
+        lines = [f"<b>{html.escape(self.said)}</b>", *map(html.escape, self.lines)]
         if self.found is not None:
             wrong = (~(_away(self.found, self.right) <= LOOSE)).flatten().tolist()
             for who, values in (("yours", self.found), ("right", self.right)):
-                numbers = [f"{value:.4g}" for value in values.flatten().tolist()]
-                marked = zip(numbers, wrong, strict=True)
-                numbers = [f"<mark>{n}</mark>" if bad else n for n, bad in marked]
-                lines.append(f"{who}: {' '.join(numbers)}")
+                texts = [f"{value:.4g}" for value in values.flatten().tolist()]
+                texts = [f"<mark>{t}</mark>" if w else t for t, w in zip(texts, wrong, strict=True)]
+                width = values.shape[-1] if values.ndim else 1
+                rows = (" ".join(texts[i : i + width]) for i in range(0, len(texts), width))
+                lines.append(f"{who}:<br>{'<br>'.join(rows)}")
         cells = html.escape(self.name), self.state, "<br>".join(lines)
-        return "<tr>" + "".join(f'<td style="text-align: left">{cell}</td>' for cell in cells)
+        style = "text-align: left; vertical-align: top"
+        return "".join(["<tr>", *(f'<td style="{style}">{cell}</td>' for cell in cells), "</tr>"])
 
 
 class Report(tuple):
@@ -133,7 +136,7 @@ def _failure(name: str, case: str, found: dict, right: dict):
         return said, (*lines, said), None, None
     worst = _away(values, wanted).nan_to_num(torch.inf).argmax().item()
     yours, true = (f"{x.flatten()[worst]:.6g}" for x in (values, wanted))
-    place = f", number {worst}" if wanted.ndim else ""
+    place = [int(i) for i in np.unravel_index(worst, wanted.shape)] or ""
     lines.append(f"{entry}{place}: yours {yours}, right {true}")
     if not values.isfinite().all():
         said = f"{at} {entry} holds {'NaN' if values.isnan().any() else 'an infinity'}"

@@ -7,12 +7,10 @@ drawn at random, or free in its form, an outcome is a list of facts, 1 for yes a
 Shapes: see `oracles`.
 """
 
-import atexit
 import copy
 import inspect
 import itertools
 import random
-import shutil
 import tempfile
 import time
 import traceback
@@ -132,10 +130,10 @@ def drawn(name):
 
     Returns:
         its root; the mean colours of its files (files, 3); a row a file: its split (`val` counts
-        as `train`), its label, and whether it is grayscale.
+        as `train`), its label, and whether it is grayscale; what removes the root at the end.
     """
-    root, numbers, side = Path(tempfile.mkdtemp()), itertools.count(), 64 if name[0] == "T" else 24
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    folder, numbers = tempfile.TemporaryDirectory(), itertools.count()
+    root, side = Path(folder.name), 64 if name == "TinyImageNet" else 24
 
     def picture(path):
         n = next(numbers)
@@ -173,7 +171,7 @@ def drawn(name):
             means.append(image.double().mean((1, 2)))
             grey = means[-1].amax() - means[-1].amin() < 3
             rows.append((split.replace("val", "train"), label, bool(grey)))
-    return root, torch.stack(means), rows
+    return root, torch.stack(means), rows, folder
 
 
 def _splits(name):

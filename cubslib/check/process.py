@@ -92,6 +92,7 @@ def _run(file: Path, scratch: Path, names: list[str], seconds: float, gigabytes:
 def main(file: str, gigabytes: str, *names: str) -> None:
     """Import a file and leave what its names lead to in the working folder, a file a name."""
     scratch = Path.cwd()
+    tempfile.tempdir = str(scratch)  # what is drawn goes with it
     with suppress(ImportError, ValueError, OSError):  # a system without such a limit
         import resource
 
