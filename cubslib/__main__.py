@@ -1,14 +1,17 @@
 """The command line: `python -m cubslib run | report | search | classify | check`."""
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import threading
 from pathlib import Path
 
-from cubslib import CubsError, records, settings
+from cubslib import CubsError
 from cubslib.disk import whole
+
+# All else takes seconds to import and is imported where it is used.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,36 +21,55 @@ def main(arguments: list[str] | None = None) -> int:
         from cubslib import check
 
         return check.main(arguments[1:])
-    parser = argparse.ArgumentParser(prog="python -m cubslib", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    run = commands.add_parser("run", help="run a notebook; leave it and its HTML in its run_dir")
-    run.add_argument("task", choices=list(settings.NOTEBOOKS))
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                     dest="parameters", help="set a parameter, as papermill does")  # fmt: skip
-    run.set_defaults(command=lambda o: run_notebook(o.task, dict(map(_parsed, o.parameters))))
-    report = commands.add_parser("report", help="make one site of all finished runs")
-    report.add_argument("notebook", type=Path, nargs="?", help="instead, a page of one notebook")
-    report.set_defaults(command=lambda o: make_report(o.notebook))
-    for name, tasks, what in (
-        ("search", ("T4",), "find the gallery's nearest images to a photograph"),
-        ("classify", ("T3", "T2", "T1"), "name the likeliest classes of a photograph"),
-    ):
-        command = commands.add_parser(name, help=what)
-        command.add_argument("photo", type=Path)
-        command.add_argument("--run", type=Path, help="a finished run; by default the newest")
-        command.set_defaults(
-            command=lambda o, name=name, tasks=tasks: look_up(name, o.photo, o.run, tasks)
-        )
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         options.command(options)
+        sys.stdout.flush()
     except CubsError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cubslib", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("check", help="hold one's own code against the hand-out, name the mistake")
+    run = commands.add_parser("run", help="run a notebook; leave it and its HTML in its run_dir")
+    run.add_argument("task", choices=("T1", "T2", "T3", "T4"))
+    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                     dest="parameters", help="set a parameter, as papermill does")  # fmt: skip
+    usage = run.format_help
+    run.format_help = lambda: f"{usage()}\n{_parameters()}"
+    run.set_defaults(command=lambda o: run_notebook(o.task, dict(map(_parsed, o.parameters))))
+    report = commands.add_parser("report", help="make one site of all finished runs")
+    report.add_argument("notebook", type=Path, nargs="?", help="instead, a page of one notebook")
+    report.set_defaults(command=lambda o: make_report(o.notebook))
+    search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
+    search.set_defaults(command=lambda o: look_up("search", o, ("T4",)))
+    classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
+    classify.set_defaults(command=lambda o: look_up("classify", o, ("T3", "T2", "T1")))
+    for command, count in ((search, 8), (classify, 5)):
+        command.add_argument("photo", type=Path)
+        command.add_argument("--run", type=Path, help="a finished run; by default the newest")
+        command.add_argument("--count", type=int, default=count, help="default: %(default)s")
+    return parser
+
+
+def _parameters() -> str:
+    """List every parameter with its meaning and range, and the notebooks that have it."""
+    from cubslib.runs import parameters
+
+    lines = ["parameters (default; what it may be; notebooks that have it):"]
+    for row in parameters.TABLE:
+        where = "" if len(row.tasks) == 4 else f"; {', '.join(row.tasks)}"
+        lines.append(f"  {row.name:16} {row.meaning} ({row.default!r}; {row.range}{where})")
+    return "\n".join(lines) + "\n"
 
 
 def run_notebook(task: str, parameters: dict) -> None:
@@ -62,43 +84,55 @@ def run_notebook(task: str, parameters: dict) -> None:
     Raises:
         CubsError: what was asked cannot be done, or a cell failed.
     """
-    from papermill import execute_notebook  # these two take seconds to import
+    from nbclient.exceptions import DeadKernelError
+    from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
-    from cubslib import report, runs
+    from cubslib import machine, runs
+    from cubslib.pages import site
+    from cubslib.pages.table import table
+    from cubslib.runs import parameters as asked
 
-    stem = settings.NOTEBOOKS[task]
-    source = records.project_root() / "notebooks" / f"{stem}.ipynb"
+    stem = asked.TASKS[task].notebook
+    source = machine.project_root() / "notebooks" / f"{stem}.ipynb"
     if not source.exists():
         raise CubsError(
             f"notebooks/{stem}.ipynb is not here: call this within the project's folder."
         )
-    settings.check(task, parameters)  # unknown names too: `start` has only a namespace to go by
+    asked.check(task, parameters)  # unknown names too: `start` has only a namespace to go by
     run = runs.start(task, parameters)  # every other check; it also sets aside what is replaced
     run.release()
+    shown = run.finished
     parameters = {name: value for name, value in parameters.items() if name != "restart"}
-    with tempfile.TemporaryDirectory() as scratch, _Watch(run):
-        draft = Path(scratch) / f"{stem}.ipynb"
+    kept = run.folder / f"{stem}.ipynb"
+    with tempfile.TemporaryDirectory() as scratch:
+        draft, whole_draft = Path(scratch) / f"{stem}.ipynb", False
         try:
-            execute_notebook(source, draft, parameters, progress_bar=False)
+            with _Watch(run):
+                execute_notebook(source, draft, parameters, progress_bar=False)
+            whole_draft = True
         except PapermillExecutionError as error:
             raise CubsError(
                 f"{error.evalue}" if error.ename == "CubsError" else str(error)
             ) from None
+        except DeadKernelError:
+            raise CubsError(
+                "The notebook's kernel was killed, most likely for want of memory: ask for a "
+                "smaller batch_size, or close other programs; the same command goes on."
+            ) from None
         except KeyboardInterrupt:
             rows = run.history()
-            saved = (
-                f"{rows[-1]['fit']} is saved to epoch {rows[-1]['epoch']}"
-                if rows
-                else "no epoch is saved yet"
-            )
-            print(f"{saved}; the same command goes on from there.", file=sys.stderr)
+            saved = f"{rows[-1]['fit']} is saved to epoch {rows[-1]['epoch']}" if rows else ""
+            print(f"{saved or 'no epoch is saved yet'}; the same command goes on from there.",
+                  file=sys.stderr)  # fmt: skip
             raise
         finally:
-            if draft.exists():
-                with whole(run.folder / f"{stem}.ipynb") as part:
+            # What shows a finished run is replaced only by a whole page.
+            if draft.exists() and (whole_draft or not (shown and kept.exists())):
+                with whole(kept) as part:
                     shutil.copyfile(draft, part)
-    print(f"finished: {report.page(run.folder / f'{stem}.ipynb')}")
+    print(table([(run.folder, run.record)]))
+    print(f"page: {site.page(kept)}")
 
 
 class _Watch(threading.Thread):
@@ -124,7 +158,7 @@ class _Watch(threading.Thread):
         rows = self.run_watched.history()
         for row in rows[self.shown :]:
             scores = "".join(f", {k} {v:.1%}" for k, v in row.items() if k.startswith("val_"))
-            total = self.run_watched.resolved["recipes"][row["fit"]]["epochs"]
+            total = self.run_watched.recipe(row["fit"]).epochs
             print(f"{row['fit']}, epoch {row['epoch']} of {total}: loss {row['loss']:.3f}{scores}, "
                   f"{row['images_per_second']:.0f} images/s", flush=True)  # fmt: skip
         self.shown = len(rows)
@@ -132,43 +166,51 @@ class _Watch(threading.Thread):
 
 def make_report(notebook: Path | None) -> None:
     """Make the site of all finished runs and print its table; or a page of one `notebook`."""
-    from cubslib import report
+    from cubslib import machine
+    from cubslib.pages import site, table
+    from cubslib.runs import finished
 
     if notebook is not None:
-        print(f"page: {report.page(notebook)}")
+        print(f"page: {site.page(notebook)}")
         return
-    root = records.project_root() / "runs"
-    index = report.site(root)
-    print(report.table(records.find(root)))
+    root = machine.project_root() / "runs"
+    index = site.site(root)
+    print(table.table(finished.find(root)))
     print(f"report: {index}")
 
 
-def look_up(what: str, photo: Path, run_dir: Path | None, tasks: tuple[str, ...]) -> None:
+def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> None:
     """Print what a finished run knows about one photograph, a line a match, best first.
 
     Args:
         what: `search` or `classify`.
-        photo: an image file.
-        run_dir: the run; None for the newest of `tasks`.
+        options: `photo`; `run`, None for the newest of `tasks`; `count`.
         tasks: whose runs serve.
 
     Raises:
         CubsError: there is no such run, or the photograph cannot be read.
     """
-    from cubslib import retrieval, scoring, training
+    from cubslib import machine, scoring, training
+    from cubslib.runs import finished
 
+    if options.count < 1:
+        raise CubsError(f"--count is {options.count}; it must be 1 or more.")
+    run_dir = options.run
     if run_dir is None:
-        found = records.find(records.project_root() / "runs")
+        found = finished.find(machine.project_root() / "runs")
         run_dir = next((folder for folder, record in found if record["task"] in tasks), None)
         if run_dir is None:
             raise CubsError(f"there is no finished run of {' or '.join(tasks)}: run one first.")
-    print(f"by {run_dir.name}:")
     if what == "search":
-        for name, of_class, cosine in retrieval.search(run_dir, photo):
-            print(f"{cosine:7.3f}  {of_class}  ({name})")
+        found = scoring.search(run_dir, options.photo, options.count)
+        lines = [f"{cosine:7.3f}  {of_class}  ({name})" for name, of_class, cosine in found]
     else:
-        for of_class, probability in scoring.classify(training.load(run_dir), photo):
-            print(f"{probability:7.1%}  {of_class}")
+        found = scoring.classify(training.load(run_dir), options.photo, options.count)
+        lines = [f"{probability:7.1%}  {of_class}" for of_class, probability in found]
+    if run_dir.is_dir() and finished.read(run_dir)["dataset"] == "sample":
+        print("SAMPLE DATA: this run was trained on pictures drawn by the library; what it says of "
+              "a photograph means nothing.")  # fmt: skip
+    print("\n".join([f"by {run_dir.name}:", *lines]))
 
 
 def _parsed(pair: list[str]) -> tuple[str, object]:

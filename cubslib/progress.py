@@ -32,3 +32,12 @@ class Progress(tqdm):
             super().display(msg, pos)
         else:
             self.output.update({"text/plain": str(self) if msg is None else msg}, raw=True)
+
+    def conclude(self, text: str) -> None:
+        """Close the bar and leave `text` in its place."""
+        self.leave = False
+        self.close()
+        if self.output is None:
+            print(text)
+        else:
+            self.output.update({"text/plain": text}, raw=True)

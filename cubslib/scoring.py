@@ -1,12 +1,14 @@
-"""Networks judged: outputs for a data set, scores, a classifier's record, one photograph.
+"""Networks judged: outputs for a data set, scores and records, one photograph.
 
-Shapes: N images in a data set, W processes, S pixels a side, F outputs of a network, C classes.
+Shapes: N images in a data set, W processes, S pixels a side, F outputs of a network, C classes,
+D dimensions of an embedding.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -14,13 +16,17 @@ from cubslib import CubsError, metrics, models
 from cubslib.augment import prepare
 from cubslib.packed import PackedImages, decode
 from cubslib.runs import Run
-from cubslib.training import launch
+from cubslib.training import load
 
+KS = (1, 2, 4, 8)
+FIRST = 8  # images of a class that seen and unseen classes are compared on
 EVAL_BATCH = 256  # images at a time: nothing is kept for a backward pass
 
 
 @torch.no_grad()
-def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True) -> Tensor:
+def outputs(
+    fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True, rows=None
+) -> Tensor:
     """Return the network's outputs for all images (N, F), float32 on the CPU.
 
     Args:
@@ -29,11 +35,12 @@ def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, hea
         data: N images.
         size: S that they are resized to.
         head: logits or embeddings; False for the features before the last layer.
+        rows: positions of the N images in `data`, where not all of them are meant.
     """
     training, function = model.training, model if head else model.features
     model.to(fabric.device).eval()
-    world = fabric.world_size
-    padded = np.arange(-(-len(data) // world) * world) % len(data)  # an equal number for each
+    world, rows = fabric.world_size, np.arange(len(data)) if rows is None else np.asarray(rows)
+    padded = np.resize(rows, -(-len(rows) // world) * world)  # an equal number for each
     own, found = padded[fabric.global_rank :: world], []
     for start in range(0, len(own), EVAL_BATCH):
         images = prepare(fabric.to_device(data.read(own[start : start + EVAL_BATCH])), size)
@@ -41,7 +48,7 @@ def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, hea
             found.append(function(images.contiguous(memory_format=torch.channels_last)).float())
     model.train(training)
     gathered = fabric.all_gather(torch.cat(found)).view(world, len(own), -1)
-    return gathered.transpose(0, 1).flatten(0, 1)[: len(data)].cpu()
+    return gathered.transpose(0, 1).flatten(0, 1)[: len(rows)].cpu()
 
 
 def accuracy(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
@@ -68,12 +75,81 @@ def record_classifier(run: Run, fit: str, model: nn.Module, **more) -> dict:
     """
     if run.finished:
         return run.record
-    fabric, size = launch(run), run.resolved["image_size"]
+    fabric, size = run.fabric, run["image_size"]
     val = accuracy(fabric, model, run.val, size)
     logits = outputs(fabric, model, run.test, size)
     test = {f"top{k}": v for k, v in metrics.top_k_accuracy(logits, run.test.targets).items()}
     arrays = {"logits": logits.numpy(), "labels": run.test.targets.numpy()}
     return run.finish(fit, arrays, models.num_parameters(model), val=val, test=test, **more)
+
+
+def record_fashions(run: Run) -> dict:
+    """Choose T3's fashion on val, score it alone on test, finish the run and return its record.
+
+    The record's `fashions` has val's `top1` and `top5` of every fashion that was trained.
+    """
+    if run.finished:
+        return run.record
+    chosen = run.best_fit()
+    on_val = {
+        fit: {f"top{k}": run.best(fit)[f"val_top{k}"] for k in (1, 5)} for fit in run["recipes"]
+    }
+    return record_classifier(run, chosen, load(run.checkpoint(chosen)), fashions=on_val)
+
+
+def gallery(run: Run, stage: str, model: nn.Module, seen: bool = False) -> Tensor:
+    """Return the unseen classes' embeddings (N, D) after a stage, each of length 1.
+
+    After `classification` they are the features below the classification layer. A finished run's
+    are read from its files.
+
+    Args:
+        run: its test images are embedded.
+        stage: `classification` or `embedding`.
+        model: the network after that stage.
+        seen: instead, embed the first images of every training class.
+    """
+    if run.finished:
+        return torch.from_numpy(run.arrays[f"{'seen' if seen else 'embeddings'}_{stage}"])
+    data, head = run.train if seen else run.test, "embedding_dim" in model.config
+    rows = first_of_each(data.labels, FIRST) if seen else None
+    return F.normalize(outputs(run.fabric, model, data, run["image_size"], head, rows), dim=1)
+
+
+def first_of_each(labels: Tensor, count: int) -> Tensor:
+    """Return the positions of the first `count` images of each class, in order.
+
+    >>> first_of_each(torch.tensor([5, 5, 7, 5, 7]), 2).tolist()
+    [0, 1, 2, 4]
+    """
+    places = [torch.nonzero(labels == label)[:count, 0] for label in labels.unique()]
+    return torch.cat(places).sort().values
+
+
+def record_retrieval(
+    run: Run, model: nn.Module, stages: dict[str, Tensor], seen: dict[str, Tensor]
+) -> dict:
+    """Score each stage's gallery by Recall@1, 2, 4, 8, finish the run and return its record.
+
+    Args:
+        run: the run; where it is finished its record is read and nothing is scored.
+        model: the network after the last stage.
+        stages: stage → embeddings (N, D) of `run.test`, in order.
+        seen: stage → embeddings of the training classes' first images, kept for comparison.
+    """
+    if run.finished:
+        return run.record
+    labels = run.test.labels
+    recalls = {stage: metrics.recall_at_k(found, labels, KS) for stage, found in stages.items()}
+    rows = [f"{stage},{k},{value}" for stage, row in recalls.items() for k, value in row.items()]
+    run.write("recall.csv", "\n".join(["stage,k,recall", *rows]) + "\n")
+    arrays = {f"embeddings_{stage}": found.numpy() for stage, found in stages.items()}
+    arrays |= {f"seen_{stage}": found.numpy() for stage, found in seen.items()}
+    arrays |= {"labels": labels.numpy(), "names": np.array(run.test.names)}
+    arrays["seen_labels"] = run.train.labels[first_of_each(run.train.labels, FIRST)].numpy()
+    arrays["classes"] = np.array([run.test.classes[target] for target in run.test.targets])
+    recalls = {stage: {str(k): value for k, value in row.items()} for stage, row in recalls.items()}
+    return run.finish(list(stages)[-1], arrays, models.num_parameters(model), recall=recalls)
 
 
 @torch.no_grad()
@@ -90,11 +166,43 @@ def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[
     """
     if "embedding_dim" in model.config:
         raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
-    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
-    best = (
-        model(prepare(image, model.image_size)).softmax(1)[0].topk(min(count, len(model.classes)))
-    )
+    best = _read(model, photo).softmax(1)[0].topk(min(count, len(model.classes)))
     return [
         (model.classes[i], p)
         for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+@torch.no_grad()
+def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple[str, str, float]]:
+    """Return the gallery's nearest images to one photograph: (file, class, cosine), best first.
+
+    Args:
+        run_dir: a finished T4 run.
+        photo: an image file; it is squeezed to the square that the network reads.
+        count: how many.
+
+    Raises:
+        CubsError: the photograph cannot be read, or the run has no gallery.
+    """
+    model = load(run_dir)
+    arrays = Path(run_dir) / "arrays.npz"
+    if "embedding_dim" not in model.config or not arrays.is_file():
+        raise CubsError(
+            f"{Path(run_dir).name} is no run of T4 and has no gallery: name one that is."
+        )
+    query = F.normalize(_read(model, photo), dim=1)
+    with np.load(arrays) as file:
+        names, classes = file["names"], file["classes"]
+        gallery = torch.from_numpy(file["embeddings_embedding"])
+        cosines, found = metrics.neighbours(query, gallery, count)
+    return [
+        (str(names[i]), str(classes[i]), cosine)
+        for cosine, i in zip(cosines[0].tolist(), found[0].tolist(), strict=True)
+    ]
+
+
+def _read(model: nn.Module, photo: str | Path) -> Tensor:
+    """Return the network's outputs (1, F) for one photograph."""
+    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
+    return model(prepare(image, model.image_size))

@@ -14,7 +14,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from cubslib import CubsError, records
+from cubslib import CubsError, machine
 from cubslib.datasets import SPLITS
 from cubslib.disk import whole
 
@@ -43,7 +43,7 @@ def command(about: str, name: str, parts: tuple[str, ...], data_set: type, origi
     add("--data-root", type=Path, default=Path("data"), help="default: data")
     add("--source", type=Path, action="append", default=[], help="zip, tar or folder; repeatable")
     options = parser.parse_args()
-    target = records.project_root() / options.data_root / name
+    target = machine.project_root() / options.data_root / name
     if not (target.exists() or options.source):
         print(f"Name archives by --source: nothing is downloaded yet. {origin}", file=sys.stderr)
         return 2

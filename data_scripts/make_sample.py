@@ -6,12 +6,13 @@ from pathlib import Path
 
 from lay_out import check
 
-from cubslib import CubsError, disk, records, synthetic
+from cubslib import CubsError, disk, machine
 from cubslib.datasets import Cars196, TinyImageNet
+from cubslib.sample import layouts
 
 SETS = (
-    ("tiny-imagenet-200", synthetic.draw_tiny_imagenet, TinyImageNet),
-    ("cars196", synthetic.draw_cars196, Cars196),
+    ("tiny-imagenet-200", layouts.draw_tiny_imagenet, TinyImageNet),
+    ("cars196", layouts.draw_cars196, Cars196),
 )
 
 
@@ -19,7 +20,7 @@ def main() -> int:
     """Draw what is not there yet under DATA_ROOT/sample; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
-    folder = records.project_root() / parser.parse_args().data_root / "sample"
+    folder = machine.project_root() / parser.parse_args().data_root / "sample"
     try:
         for name, draw, data_set in SETS:
             root = folder / name

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
+from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
 torch.set_num_threads(min(2, torch.get_num_threads()))  # $OMP_NUM_THREADS may ask for 1
 

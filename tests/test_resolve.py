@@ -124,7 +124,7 @@ def test_data_are_found_and_a_missing_sample_is_drawn(data_root, tmp_path, monke
     (tmp_path / "cars196").mkdir()
     assert resolve.find_data("T4", tmp_path, "auto") == ("real", tmp_path / "cars196")
     drawn = []
-    monkeypatch.setattr(resolve.synthetic, "draw_cars196", drawn.append)
+    monkeypatch.setattr(resolve.layouts, "draw_cars196", drawn.append)
     found = resolve.find_data("T4", tmp_path, "sample")
     assert found == ("sample", tmp_path / "sample/cars196")
     assert drawn == [tmp_path / "sample/cars196"]

@@ -1,0 +1,119 @@
+"""What computes: project and machine, precision, versions, and the code as it was imported."""
+
+import ast
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from cubslib import CubsError
+from cubslib.disk import fingerprint
+
+PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
+# The modules that a fit or a score runs through.
+USED = (
+    *("datasets", "packed", "augment", "sampling", "attention", "blocks", "models", "losses"),
+    *("metrics", "state", "training", "scoring"),
+)
+
+
+def project_root() -> Path:
+    """Return the nearest folder above the working directory with our pyproject.toml, else that."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        file = folder / "pyproject.toml"
+        if file.exists() and 'name = "cubslib"' in file.read_text(errors="replace"):
+            return folder
+    return here
+
+
+def device() -> str:
+    """Return `cuda`, `mps` (untried) or `cpu`: the best that this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision(device: str) -> str:
+    """Return Fabric's name of the fastest safe precision of `device`.
+
+    bf16 pays on a CPU only with the instructions for it; without them it is many times slower.
+    """
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
+    # Named with an underscore, but there is no public question of this kind.
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if device == "cpu" and fast else "32-true"
+
+
+def hardware(device: str) -> str:
+    """Return the name of the GPU (`cuda`), or of the processor with the number of its cores."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"model name\s*: (.+)", cpuinfo.read_text())
+        model = found[1] if found else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this library and of what a result may depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def checkout() -> dict[str, object]:
+    """Return `commit`, its first 12 digits, and `dirty`, whether a tracked file was changed.
+
+    Outside a git checkout the commit is empty and nothing is dirty.
+    """
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "-uno"))}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    try:
+        answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    except OSError:
+        return ""
+    return answer.stdout.strip()
+
+
+def sources() -> dict[str, str]:
+    """Return a fingerprint of each module in `USED` as its file is now, by name.
+
+    Comments and docstrings do not enter.
+    """
+    folder = Path(__file__).parent
+    return {name: fingerprint(_code((folder / f"{name}.py").read_text())) for name in USED}
+
+
+def _code(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            node.body = body[isinstance(getattr(body[0].value, "value", None), str) :]
+    return ast.dump(tree)
+
+
+IMPORTED = sources()  # what this process computes with, whatever becomes of the files
+
+
+def refuse_edited_sources() -> None:
+    """Refuse a process that would show newer code than it computes with.
+
+    Raises:
+        CubsError: a module's file has changed since it was imported.
+    """
+    edited = [name for name, mark in sources().items() if mark != IMPORTED[name]]
+    if edited:
+        raise CubsError(f"cubslib/{edited[0]}.py has changed since it was imported: restart the "
+                        "kernel, so that what runs is what the page shows.")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Finished runs → what a reader sees: tables, sentences, figures, pages."""

@@ -1,0 +1,184 @@
+"""Sentences about runs, computed from their records: true whatever the numbers are.
+
+Every function returns Markdown, or a table, that a notebook displays.
+"""
+
+from IPython.display import Markdown
+
+from cubslib import machine, metrics
+from cubslib.pages.table import Table
+from cubslib.runs import Run
+from cubslib.runs.history import from_csv
+
+COURSE_BAR = 0.40  # top-1 that T1 must pass on test
+COURSE_DROP = 0.02  # that T3 may lose to T2
+HIDDEN = ("task", "recipes", "sources")  # told elsewhere, or too long to tell
+
+
+def banner(run: Run) -> Markdown:
+    """Say what data a page is made from, loudly where they are drawn, and if it is shown again."""
+    kind, protocol = run["dataset"], run["protocol"]
+    text = f"Real data ({protocol})."
+    if kind == "sample":
+        text = (
+            "# ⚠ SAMPLE DATA\n**Everything on this page is made from pictures drawn by the "
+            "library. It shows that the code runs; no number here is a result.**"
+        )
+    elif run.task == "T4":
+        text += (
+            " Cars196 holds byte-identical photographs under two different labels "
+            "(near-twin models)."
+        )
+    if "cropped copy" in protocol:
+        text += (
+            " These copies are cut to the car already: an easier task than the standard one, "
+            "whose photographs are whole."
+        )
+    if run.finished:
+        text += (
+            f"\n\n**This run was finished earlier: `{run.folder.name}` is shown from its files.**"
+        )
+        if run.other_sources:
+            names = ", ".join(f"`cubslib/{name}.py`" for name in run.other_sources)
+            text += f" **It was made by other code than this page shows: {names} differ.**"
+    return Markdown(text)
+
+
+def in_force(run: Run) -> Table:
+    """Tabulate every parameter at its final meaning, and what the run was computed with."""
+    settled, here = run.resolved, {}
+    if run.finished:  # it may have run elsewhere
+        settled, here = run.record["settings"], run.record
+    hardware = here.get("hardware") or machine.hardware(run["device"])
+    versions = here.get("versions") or machine.versions()
+    shown = {key: value for key, value in settled.items() if key not in HIDDEN}
+    shown |= {"hardware": hardware, "versions": versions}
+    return Table([{"setting": key, "in force": _plain(value)} for key, value in shown.items()])
+
+
+def recipes(run: Run) -> Table:
+    """Tabulate how each fit is trained, a column a fit; fits on equal terms share one."""
+    by_fit = run["recipes"]
+    if all(recipe == next(iter(by_fit.values())) for recipe in by_fit.values()):
+        by_fit = {", ".join(by_fit): next(iter(by_fit.values()))}
+    names = next(iter(by_fit.values()))
+    return Table(
+        [
+            {"recipe": name} | {fit: _plain(recipe[name]) for fit, recipe in by_fit.items()}
+            for name in names
+        ]
+    )
+
+
+def _plain(value: object) -> object:
+    """Return a setting as a reader would write it; `sizes` as what is read from when on."""
+    if isinstance(value, dict):
+        return ", ".join(f"{part} {_plain(x)}" for part, x in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{side} px from {share:.0%}" for share, side in value)
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def classifier(run: Run) -> Markdown:
+    """Say how right the network is on test, how sure that is, and how it stands to the course."""
+    record, count, num_classes = run.record, len(run.test), len(run.test.classes)
+    top1 = record["test"]["top1"]
+    error = (top1 * (1 - top1) / count) ** 0.5
+    text = (
+        f"Of {count:,} test images of {num_classes} classes the network names "
+        f"**{top1:.1%}** correctly (standard error {error:.1%}, chance {1 / num_classes:.1%}); "
+        f"the right class is among its first five for {record['test']['top5']:.1%}. On val, which "
+        f"chose the epoch, it was {record['val']['top1']:.1%}. One run, seed {record['seed']}, "
+        f"{record['seconds'] / 60:.1f} minutes of training on {record['hardware']}."
+    )
+    if run.task == "T1" and record["protocol"] == "complete":
+        passed = "passes" if top1 > COURSE_BAR else "does not pass"
+        text += f" It {passed} the {COURSE_BAR:.0%} that the course asks for."
+    return Markdown(text)
+
+
+def with_earlier(run: Run, *tasks: str) -> list[tuple]:
+    """Return the rows of a table: the earlier notebooks' runs with what differs, then this run."""
+    found = [run.earlier(task)[0] for task in tasks]
+    rows = [(row.folder, row.record, ", ".join(row.remarks)) for row in found if row]
+    return [*rows, (run.folder, run.record, "")]
+
+
+def against(run: Run, task: str) -> Markdown:
+    """Compare a classifier with an earlier notebook's, on the same test images."""
+    other, why = run.earlier(task)
+    if other is None:
+        return Markdown(why)
+    scores = [record["test"]["top1"] for record in (run.record, other.record)]
+    gain = scores[0] - scores[1]
+    error = (sum(top1 * (1 - top1) for top1 in scores) / len(run.test)) ** 0.5
+    clear = "more" if abs(gain) > 2 * error else "no more"
+    text = (
+        f"Against {task} (`{other.folder.name}`) that is **{100 * gain:+.1f} points**, {clear} "
+        f"than two standard errors ({200 * error:.1f}) of the difference. Each is one run with one "
+        "seed"
+    )
+    own, its = (next(iter(r["settings"]["recipes"].values())) for r in (run.record, other.record))
+    differ = [f"{key} {own[key]} against {its.get(key)}" for key in own if own[key] != its.get(key)]
+    differ += [remark for remark in other.remarks if remark.partition("=")[0] not in own]
+    text += f"; {task} differs in more than the network: {', '.join(differ)}." if differ else "."
+    if (run.task, task) == ("T3", "T2"):
+        kept = "within" if gain >= -COURSE_DROP else "beyond"
+        text += f" A drop of {COURSE_DROP:.0%} is allowed: this is {kept} it."
+    return Markdown(text)
+
+
+def half_way(run: Run, task: str) -> Markdown:
+    """Say when this network had half of its final val top-1, and when an earlier notebook's had."""
+    fit = next(iter(run["recipes"]))
+    told = [f"This network had half of its final val top-1 {_half(run.history(), fit)}"]
+    other, _ = run.earlier(task)
+    if other is not None:
+        history = from_csv((other.folder / "history.csv").read_text())
+        told.append(f"that of {task} {_half(history, history[-1]['fit'])}")
+    return Markdown(", ".join(told) + ".")
+
+
+def _half(history: list[dict], fit: str) -> str:
+    scores = [row["val_top1"] for row in history if row["fit"] == fit]
+    epoch = next(i for i, score in enumerate(scores, 1) if score >= scores[-1] / 2)
+    return f"after {epoch} of {len(scores)} epochs"
+
+
+def fashions(run: Run) -> Markdown:
+    """Say which fashion val chose, and by how much."""
+    scores = run.record["fashions"]
+    order = sorted(scores, key=lambda fashion: -scores[fashion]["top1"])
+    listed = ", ".join(f"{name} {scores[name]['top1']:.1%}" for name in order)
+    text = f"Top-1 on {len(run.val):,} val images: {listed}."
+    if len(order) > 1:
+        gap = scores[order[0]]["top1"] - scores[order[1]]["top1"]
+        best = scores[order[0]]["top1"]
+        error = (2 * best * (1 - best) / len(run.val)) ** 0.5
+        clear = "more" if gap > 2 * error else "no more"
+        text += (
+            f" The best, **{order[0]}**, is {100 * gap:.1f} points ahead of the second, {clear} "
+            f"than two standard errors ({200 * error:.1f}) of a difference; one seed each."
+        )
+    return Markdown(text)
+
+
+def retrieval(run: Run) -> Markdown:
+    """Say what training with the metric loss brought, and how both stand to chance."""
+    chance = metrics.chance(run.test.labels)
+    recall = run.record["recall"]
+    before, after = (recall[stage]["1"] for stage in ("classification", "embedding"))
+    count = len(run.test)
+    error = ((before * (1 - before) + after * (1 - after)) / count) ** 0.5
+    change = (
+        f"gains {100 * (after - before):.1f}"
+        if after >= before
+        else f"loses {100 * (before - after):.1f}"
+    )
+    clear = "more" if abs(after - before) > 2 * error else "no more"
+    return Markdown(
+        f"Of {count:,} images of {len(run.test.classes)} unseen classes, the nearest other is of "
+        f"the same class for **{before:.1%}** by the classifier's features and for **{after:.1%}** "
+        f"by the embedding (chance {chance[1]:.1%}). The embedding {change} points, {clear} than "
+        f"two standard errors ({200 * error:.1f}) of the difference; one run, seed {run.seed}."
+    )

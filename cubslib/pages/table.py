@@ -1,0 +1,117 @@
+"""Rows of values as a table: HTML in a notebook and a page, plain text in a terminal."""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from textwrap import wrap
+
+SAMPLE = "SAMPLE"
+COLUMNS = (
+    *("Task", "Run", "Data", "Fashion", "Stage", "Epochs"),
+    *("Val top-1 %", "Val top-5 %", "Test top-1 %", "Test top-5 %"),
+    *("Recall @1 %", "Recall @2 %", "Recall @4 %", "Recall @8 %"),
+    *("Weights from", "Parameters", "Minutes", "Hardware", "Seed"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under the names of their columns; HTML in a notebook, plain in a terminal.
+
+    An empty cell shows a dash; a column without any content is left out.
+    """
+
+    rows: Sequence[Mapping[str, object]]
+
+    def grid(self) -> list[list[str]]:
+        """Return the lines of the table, the names of the columns first."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        text = [{name: str(row.get(name, "")) for name in names} for row in self.rows]
+        names = [name for name in names if any(row[name] for row in text)]
+        return [names, *([row[name] or "–" for name in names] for row in text)]
+
+    def html(self, links: Mapping[str, str] | None = None) -> str:
+        """Return the table as HTML; `links` are the addresses that a cell's text leads to."""
+        names, *rows = self.grid()
+        lines = ["".join(f'<th scope="col">{escape(name)}</th>' for name in names)]
+        lines += ["".join(f"<td>{_cell(cell, links or {})}</td>" for cell in row) for row in rows]
+        return "<table>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
+
+    def __str__(self) -> str:
+        """Return the table as text, its cells broken at spaces after 18 characters."""
+        cells = [[wrap(cell, 18, break_long_words=False) for cell in line] for line in self.grid()]
+        widths = [max(map(len, sum(column, []))) for column in zip(*cells, strict=True)]
+        lines = []
+        for line in cells:
+            for i in range(max(map(len, line), default=0)):
+                parts = (" ".join(cell[i : i + 1]) for cell in line)
+                pairs = zip(parts, widths, strict=True)
+                lines.append("  ".join(part.ljust(width) for part, width in pairs).rstrip())
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def table(found: Iterable[tuple]) -> Table:
+    """Tabulate runs, T4 by stage: pairs of folder and record as `finished.find` gives them.
+
+    A third part, where there is one, says in what a run differs from the one that it is beside.
+    """
+    return Table(
+        [
+            row | {"Differs in": ", ".join(differs)}
+            for folder, record, *differs in found
+            for row in _rows(folder, record)
+        ]
+    )
+
+
+def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
+    settings = record["settings"]
+    name = "Cars196" if record["task"] == "T4" else "Tiny ImageNet"
+    name = f"{SAMPLE} in place of {name}" if record["dataset"] == "sample" else name
+    fashion = settings.get("fashion", "")
+    row = dict.fromkeys(COLUMNS, "") | {
+        "Task": record["task"],
+        "Run": folder.name,
+        "Data": f"{name}: {record['protocol']}",
+        "Fashion": fashion,
+        "Weights from": settings.get("init_from", ""),
+        "Parameters": f"{record['num_parameters'] / 1e6:.2f} M",
+        "Minutes": f"{record['seconds'] / 60:.1f}",
+        "Hardware": record["hardware"],
+        "Seed": str(record["seed"]),
+    }
+    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+        epochs = {line["fit"]: line["epoch"] for line in csv.DictReader(file)}  # the last of each
+    if record["task"] == "T4":
+        stages = record["recall"]
+        return [row | _recalls(record, stage) | {"Epochs": epochs[stage]} for stage in stages]
+    return [row | _accuracies(record) | {"Epochs": epochs[fashion or "classification"]}]
+
+
+def _accuracies(record: dict) -> dict[str, str]:
+    places = [(split, k) for split in ("val", "test") for k in (1, 5)]
+    return {f"{split.title()} top-{k} %": _percent(record[split][f"top{k}"]) for split, k in places}
+
+
+def _recalls(record: dict, stage: str) -> dict[str, str]:
+    recall = record["recall"][stage].items()
+    return {"Stage": stage} | {f"Recall @{k} %": _percent(value) for k, value in recall}
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _cell(text: str, links: Mapping[str, str]) -> str:
+    shown = re.sub(r",(?=[^\s\d])", ",<wbr>", escape(text))  # runs have long names
+    if text in links:
+        return f'<a href="{links[text]}">{shown}</a>'
+    return re.sub(rf"^{SAMPLE}\b", f"<mark>{SAMPLE}</mark>", shown)

@@ -1,0 +1,91 @@
+"""How each network is trained: flat and annotated, so that it reads like an experiment's protocol.
+
+One recipe for each kind of training (`recognition` in T1–T3, T4's two stages) and preset.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step, over all processes.
+        lr: the peak of the one-cycle schedule.
+        optimizer: `sgd` (Nesterov, momentum 0.9) or `adamw`.
+        weight_decay: on weights, not on biases and normalisations.
+        sizes: (from this share of the steps on, pixels a side), ascending from 0.
+        test_size: pixels a side at val and test.
+        augmentation: the arguments of `augment.Augmentation`.
+        label_smoothing: of the cross-entropy, in [0, 1).
+        stem: ResNet-18's.
+        patience: epochs without a better val score, in the last third, after which to stop.
+        ema_decay: of the weights' moving average, which is then what is reported; 0 for none.
+        gate_lr: the CUBS blocks' share of `lr`. A gate sums over all channels of an input that is
+            never negative, so one step at the full rate can close it for good.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str
+    weight_decay: float
+    sizes: tuple[tuple[float, int], ...]
+    test_size: int
+    augmentation: dict[str, float]
+    label_smoothing: float = 0.0
+    stem: str = "7x7"
+    patience: int = 3
+    ema_decay: float = 0.0
+    gate_lr: float = 0.01
+
+
+_MILD = {"min_area": 0.5, "max_aspect": 1.3, "flip": True}
+_CARS = {"min_area": 0.55, "max_aspect": 1.3, "flip": True, "colour": 0.3}
+_STRONG = {"min_area": 0.3, "max_aspect": 1.4, "flip": True, "colour": 0.3, "erase": 0.25}
+_SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "label_smoothing": 0.1}
+_ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
+# gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
+RECIPES = {
+    ("recognition", "sample"): Recipe(
+        10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
+    ),
+    ("recognition", "cpu"): Recipe(
+        9, 256, 0.5, sizes=((0, 32), (0.55, 48), (0.85, 64)), test_size=64,
+        augmentation=_MILD, **_SGD,
+    ),
+    ("recognition", "gpu"): Recipe(
+        80, 512, 0.8, sizes=((0, 64),), test_size=64, augmentation=_STRONG, stem="3x3",
+        patience=10, ema_decay=0.999, **_SGD,
+    ),
+    ("classification", "sample"): Recipe(
+        12, 32, 2e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+    ),
+    ("classification", "cpu"): Recipe(
+        8, 64, 2e-3, sizes=((0, 80), (0.7, 112)), test_size=128, augmentation=_CARS,
+        label_smoothing=0.1, **_ADAMW,
+    ),
+    ("classification", "gpu"): Recipe(
+        60, 128, 2e-3, sizes=((0, 160), (0.7, 192)), test_size=224, augmentation=_CARS,
+        label_smoothing=0.1, stem="3x3", ema_decay=0.999, **_ADAMW,
+    ),
+    ("embedding", "sample"): Recipe(
+        6, 32, 3e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+    ),
+    ("embedding", "cpu"): Recipe(
+        3, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW
+    ),
+    ("embedding", "gpu"): Recipe(
+        30, 256, 3e-4, sizes=((0, 192),), test_size=224, augmentation=_CARS, stem="3x3",
+        ema_decay=0.99, **_ADAMW,
+    ),
+}  # fmt: skip
+PRESETS = tuple(dict.fromkeys(preset for _, preset in RECIPES))
+
+
+def recipe(kind: str, preset: str, epochs: int = 0, batch_size: int = 0, lr: float = 0.0) -> Recipe:
+    """Return the recipe of `kind` and `preset` with what is not 0 in place of its own value."""
+    asked = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    return replace(RECIPES[kind, preset], **{name: value for name, value in asked.items() if value})

@@ -1,0 +1,149 @@
+"""Finished runs, read back: records, checkpoints, and which run is an earlier notebook's."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cubslib import CubsError, recipes
+from cubslib.runs.parameters import TASKS, differences
+
+SCHEMA = 2
+REMARKED = ("seed", "lr", "batch_size", "sources")  # may differ between runs that are compared
+
+
+def read(folder: Path) -> dict:
+    """Return the record of the finished run in `folder`: the content of `metrics.json`.
+
+    Raises:
+        CubsError: there is none, or it is damaged or not of this version.
+    """
+    path = Path(folder) / "metrics.json"
+    try:
+        record = json.loads(path.read_text())
+        schema = record["schema"]
+        good = record["task"] in TASKS and isinstance(record["settings"], dict)
+        good &= isinstance(record["finished"], str) or schema != SCHEMA
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        good, schema = False, None
+    if schema is not None and schema != SCHEMA:
+        raise CubsError(f"{path.parent.name}/metrics.json has schema {schema!r}, this version of "
+                        f"cubslib reads {SCHEMA}: use the one that wrote it.")  # fmt: skip
+    if not good:
+        raise CubsError(f"{path.parent.name}/metrics.json is no record of a finished run: "
+                        "restore it, or move its folder away.")  # fmt: skip
+    return record
+
+
+def find(root: Path) -> list[tuple[Path, dict]]:
+    """Return the finished runs directly under `root` with their records, newest first.
+
+    Folders set aside (`~n`) are left out; a record that cannot be read is named and skipped.
+    """
+    found = []
+    for path in sorted(root.glob("*/metrics.json")):
+        if not _set_aside(path.parent):
+            try:
+                found.append((path.parent, read(path.parent)))
+            except CubsError as error:
+                print(f"Skipped: {error}", file=sys.stderr)
+    return sorted(found, key=lambda run: run[1]["finished"], reverse=True)
+
+
+def _set_aside(folder: Path) -> bool:
+    stem, tilde, number = folder.name.rpartition("~")
+    return bool(tilde) and number.isdigit() and folder.with_name(stem).exists()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier notebook's run.
+
+    Attributes:
+        folder: where it is.
+        record: the content of its `metrics.json`.
+        remarks: what differs from the run that asks, `name=value` of the earlier one.
+    """
+
+    folder: Path
+    record: dict
+    remarks: tuple[str, ...]
+
+
+def earlier(
+    folder: Path, settled: dict, task: str, fashion: str = "best"
+) -> tuple[Earlier | None, str]:
+    """Return the earlier notebook's run for the run in `folder`.
+
+    It is the newest finished sibling with the same kind of data, preset and stem, at least the
+    recipe's epochs (or the asking run's own), the same `limit_classes` (for T4: 0) and, between
+    T1–T3, the same images; of the same seed if there is one.
+
+    Args:
+        folder: the run that asks.
+        settled: what it settled.
+        task: the notebook sought, `T1` … `T3`.
+        fashion: the one that it reports; `best` for any.
+
+    Returns:
+        The run or None; and, where there is none, a sentence about the nearest.
+    """
+    siblings = [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == task]
+    unfit = [_unfit(record["settings"], settled, fashion) for _, record in siblings]
+    same_seed = [record["seed"] == settled["seed"] for _, record in siblings]
+    # The first of the largest is the newest.
+    order = sorted(range(len(siblings)), key=lambda i: (len(unfit[i]), not same_seed[i]))
+    if not order:
+        return None, f"There is no finished run of {task} beside this one."
+    sibling, record = siblings[order[0]]
+    if unfit[order[0]]:
+        what = ", ".join(unfit[order[0]])
+        return None, f"No finished {task} fits; the nearest, {sibling.name}, has {what}."
+    remarks = differences(settled, record["settings"], REMARKED[:-1])
+    remarks += ["other source"] * (settled["sources"] != record["settings"].get("sources"))
+    return Earlier(sibling, record, tuple(remarks)), ""
+
+
+def _unfit(theirs: dict, settled: dict, fashion: str) -> list[str]:
+    """Say in what a run of T1–T3 differs that keeps it from being the earlier notebook's."""
+    retrieval = settled["task"] == "T4"
+    wanted = {name: settled[name] for name in ("dataset", "preset", "stem")}
+    wanted["limit_classes"] = 0 if retrieval else settled["limit_classes"]
+    if not retrieval:
+        wanted["data_fingerprint"] = settled["data_fingerprint"]
+    if fashion != "best":
+        wanted["fashion"] = fashion
+    unfit = differences(wanted, theirs, wanted)
+    enough = recipes.recipe("recognition", settled["preset"]).epochs
+    if not retrieval:
+        enough = min(enough, settled["epochs"])
+    if theirs.get("epochs", 0) < enough:
+        unfit.append(f"epochs={theirs.get('epochs')!r}")
+    return unfit
+
+
+def weights(path: Path) -> Path:
+    """Return the reported checkpoint of a run's folder; a file is returned as it is."""
+    if not path.is_dir():
+        return path
+    published = path / "best.ckpt"
+    return published if published.exists() else path / "checkpoints" / "best.ckpt"
+
+
+def checkpoint(path: Path) -> dict:
+    """Return a reported checkpoint, `state_dict`, `config`, `classes` and `image_size`.
+
+    Raises:
+        CubsError: the file is missing, damaged or no checkpoint of ours.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CubsError(f"{path} is missing: name a finished run or its checkpoint.") from None
+    except Exception as error:  # torch raises many kinds for what is no checkpoint
+        raise CubsError(f"{path} is no checkpoint that can be read: give a best.ckpt.") from error
+    if not isinstance(saved, dict) or not {"state_dict", "config"} <= saved.keys():
+        raise CubsError(f"{path} is no checkpoint of this library: give a best.ckpt.")
+    return saved

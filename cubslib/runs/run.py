@@ -1,0 +1,299 @@
+"""An open run: the only writer of its folder; what was asked is checked before anything is done."""
+
+import json
+import logging
+import os
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from cubslib import CubsError, machine
+from cubslib.disk import lock, whole
+from cubslib.packed import PackedImages
+from cubslib.recipes import Recipe
+from cubslib.runs import finished, parameters, settle
+from cubslib.runs.finished import Earlier
+from cubslib.runs.history import best_row, from_csv, to_csv
+
+
+@dataclass
+class Run:
+    """One run of a notebook.
+
+    `run[name]` is a parameter at its final meaning.
+
+    Attributes:
+        task: `T1` … `T4`.
+        folder: where its results are.
+        asked: the parameters as given.
+        resolved: all of them at their final meaning, with what else was settled.
+        train, val, test: the splits; val is None where T4 holds no classes back.
+    """
+
+    task: str
+    folder: Path
+    asked: dict
+    resolved: dict
+    train: PackedImages
+    val: PackedImages | None
+    test: PackedImages
+    _held: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def __getitem__(self, name: str):
+        """Return what the parameter `name` came to mean."""
+        return self.resolved[name]
+
+    @property
+    def seed(self) -> int:
+        """The seed of weights, order and augmentation."""
+        return self.asked["seed"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record is there: then nothing is trained or scored again."""
+        return (self.folder / "metrics.json").exists()
+
+    @property
+    def record(self) -> dict:
+        """The content of `metrics.json`."""
+        return finished.read(self.folder)
+
+    @property
+    def other_sources(self) -> list[str]:
+        """The modules whose code is another than the one that this run began with."""
+        theirs = self.resolved["sources"]
+        return [name for name, mark in machine.IMPORTED.items() if theirs.get(name) != mark]
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What tables and pictures were made from: the content of `arrays.npz`.
+
+        Raises:
+            CubsError: the file is gone or damaged.
+        """
+        try:
+            with np.load(self.folder / "arrays.npz", allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:  # many kinds for what is no such file
+            raise CubsError(f"{self.folder.name}/arrays.npz cannot be read: restore it, or ask "
+                            "for restart=True.") from error  # fmt: skip
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """What computes: one device, or the many processes of torchrun.
+
+        Raises:
+            CubsError: the run began on a device that this machine lacks.
+        """
+        here, begun_on = machine.device(), self["device"]
+        if begun_on not in (here, "cpu") and not self.finished:
+            raise CubsError(
+                f"run_dir {self.folder.name} began on {begun_on}: go on where there is one."
+            )
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not a word a launch
+        device = here if self.finished else begun_on
+        precision = machine.precision(device) if self.finished else self["precision"]
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+        fabric.launch()
+        return fabric
+
+    def recipe(self, fit: str) -> Recipe:
+        """Return the recipe of a fit, as the run began with it."""
+        return Recipe(**self["recipes"][fit])
+
+    def checkpoint(self, fit: str = "", name: str = "best") -> Path:
+        """Return where a fit's `best` or `last` checkpoint is; without a fit, the run's."""
+        return self.folder / "checkpoints" / fit / f"{name}.ckpt"
+
+    def figure(self, name: str) -> Path:
+        """Return where the picture `name` is kept."""
+        return self.folder / "figures" / f"{name}.png"
+
+    def earlier(self, task: str) -> tuple[Earlier | None, str]:
+        """Return an earlier notebook's run, or None and why; see `finished.earlier`.
+
+        For T4, T3's is the one of the fashion asked for.
+        """
+        of_fashion = self.task == "T4" and task == "T3"
+        fashion = self.asked["fashion"] if of_fashion else "best"
+        return finished.earlier(self.folder, self.resolved, task, fashion)
+
+    def history(self) -> list[dict]:
+        """Return the rows of `history.csv`: numbers as numbers, blanks left out.
+
+        Raises:
+            CubsError: the file is damaged.
+        """
+        path = self.folder / "history.csv"
+        try:
+            return from_csv(path.read_text()) if path.exists() else []
+        except (ValueError, OSError):
+            raise CubsError(f"{self.folder.name}/history.csv cannot be read: restore it, or ask "
+                            "for restart=True.") from None  # fmt: skip
+
+    def write_history(self, fit: str, rows: list[dict]) -> None:
+        """Put `rows`, one an epoch, in place of the fit's rows in `history.csv`."""
+        others = [row for row in self.history() if row["fit"] != fit]
+        self.write("history.csv", to_csv(others + [{"fit": fit} | row for row in rows]))
+
+    def best(self, fit: str) -> dict:
+        """Return the row of `history` whose weights a fit reports."""
+        return best_row([row for row in self.history() if row["fit"] == fit])
+
+    def best_fit(self) -> str:
+        """Return the fit with the best val score; the first of equals."""
+        return max(self["recipes"], key=lambda fit: self.best(fit)["val_top1"])
+
+    def release(self) -> None:
+        """Free the run's lock for another process."""
+        self._held.close()
+
+    def write(self, name: str, content: str | dict) -> None:
+        """Write one text file of the run, whole or not at all; a dict as JSON."""
+        if isinstance(content, dict):
+            content = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        with whole(self.folder / name) as draft:
+            draft.write_text(content)
+
+    def finish(self, fit: str, arrays: dict, num_parameters: int, **scores) -> dict:
+        """Write arrays and record of a run whose fits are all trained and scored.
+
+        Args:
+            fit: the fit whose weights the run reports.
+            arrays: what tables and pictures are made from, by name.
+            num_parameters: of the reported network.
+            **scores: what the record holds beside the settings, by name.
+
+        Returns:
+            The record.
+        """
+        with whole(self.folder / "arrays.npz") as draft, open(draft, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        with whole(self.checkpoint()) as draft:
+            shutil.copyfile(self.checkpoint(fit), draft)
+        record = {
+            "schema": finished.SCHEMA,
+            "task": self.task,
+            **{name: self[name] for name in ("dataset", "protocol", "seed", "data_fingerprint")},
+            "settings": self.resolved | ({"fashion": fit} if self.task == "T3" else {}),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **machine.checkout(),
+            "hardware": machine.hardware(self["device"]),
+            "versions": machine.versions(),
+            "num_parameters": num_parameters,
+            "seconds": round(sum(row["seconds"] for row in self.history()), 1),
+        }
+        self.write("metrics.json", record | scores)
+        return record | scores
+
+
+def start(task: str, namespace: dict) -> Run:
+    """Check what was asked, find or make the data, and open the run's folder.
+
+    This is a notebook's first call into the library: whatever is wrong is said here, before any
+    long work and with earlier results untouched.
+
+    Args:
+        task: `T1` … `T4`.
+        namespace: the notebook's `globals()`, which hold the parameters and the cells' texts.
+
+    Raises:
+        CubsError: a parameter, the data, the folder or the code is not as it must be.
+    """
+    asked = parameters.check(task, parameters.given(task, namespace))
+    machine.refuse_edited_sources()
+    folder = locate(task, asked)
+    busy = f"run_dir {folder.name} is in use by another process: wait for it or name another."
+    with ExitStack() as held:  # what is refused frees the lock
+        held.enter_context(lock(folder.with_name(f".{folder.name}.lock"), busy))
+        run = _open(task, asked, folder)
+        run._held = held.pop_all()
+    return run
+
+
+def _open(task: str, asked: dict, folder: Path) -> Run:
+    """Open the run in `folder`, which is locked: the one on file, or a new one."""
+    saved = on_file(task, folder, asked)
+    begun = saved is not None and not asked["restart"]
+    data_root = machine.project_root() / asked["data_root"]
+    kind, data = settle.find_data(task, data_root, saved["dataset"] if begun else asked["dataset"])
+    resolved = saved if begun else settle.settle(task, asked, kind, folder)
+    splits = settle.open_data(task, data, asked, resolved["image_size"])
+    described = settle.describe(splits[0], splits[2], kind, asked["limit_classes"])
+    run = Run(task, folder, asked, described | resolved, *splits)
+    if begun:
+        _refuse_to_go_on(run, described["data_fingerprint"])
+        return run
+    if saved is not None:
+        _set_aside(folder)
+    run.write("settings.json", {"asked": parameters.compared(asked), "resolved": run.resolved})
+    return run
+
+
+def _refuse_to_go_on(run: Run, data_fingerprint: str) -> None:
+    """Refuse to show a result for other images, or to continue by other code."""
+    if data_fingerprint != run["data_fingerprint"]:
+        raise CubsError(
+            f"the data under data_root differ from those that run_dir {run.folder.name} began "
+            "with: restore them, name another run_dir, or ask for restart=True."
+        )
+    if run.other_sources and not run.finished:
+        raise CubsError(
+            f"run_dir {run.folder.name} began with another cubslib/{run.other_sources[0]}.py: "
+            "restore it, name another run_dir, or ask for restart=True."
+        )
+
+
+def locate(task: str, asked: dict) -> Path:
+    """Return the folder of a run: `run_dir`, or one named after what is not at its default."""
+    own = f"runs/{parameters.run_name(task, asked)}"
+    return machine.project_root() / (asked["run_dir"] or own)
+
+
+def on_file(task: str, folder: Path, asked: dict) -> dict | None:
+    """Return what the run in `folder` resolved its settings to; None where there is no run.
+
+    Raises:
+        CubsError: the folder holds something else, or a run that began with other settings.
+    """
+    try:
+        # A `.part` is what a killed process had begun to write.
+        if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
+            return None
+        saved = json.loads((folder / "settings.json").read_text())
+        theirs, began = saved["asked"], saved["resolved"]["task"]
+        known = saved["resolved"].keys() >= {"sources", "recipes", "image_size", "dataset"}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CubsError(
+            f"run_dir {folder.name} is not empty and holds no run: name a new folder."
+        ) from None
+    if asked["restart"]:
+        return saved["resolved"]
+    wanted = parameters.compared(asked)
+    if not known or set(theirs) - set(wanted) and began == task:
+        raise CubsError(f"run_dir {folder.name} was begun by another version of cubslib: use that "
+                        "one, name another run_dir, or ask for restart=True.")  # fmt: skip
+    theirs = parameters.compared(parameters.defaults(task)) | theirs  # may lack a younger parameter
+    differ = parameters.differences(wanted, theirs, wanted)
+    if began != task:
+        differ = [parameters.TASKS[began].notebook]
+    if differ:
+        raise CubsError(
+            f"run_dir {folder.name} began with {', '.join(differ)}: ask for the same, for "
+            "restart=True, or name another run_dir."
+        )
+    return saved["resolved"]
+
+
+def _set_aside(folder: Path) -> None:
+    number = 1
+    while (old := folder.with_name(f"{folder.name}~{number}")).exists():
+        number += 1
+    os.replace(folder, old)

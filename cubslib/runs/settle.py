@@ -1,0 +1,170 @@
+"""What "auto", "best" and 0 mean for a run that begins: data, recipes, fashion, first weights."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from cubslib import CubsError, blocks, machine, recipes
+from cubslib.datasets import Cars196, TinyImageNet
+from cubslib.disk import fingerprint, lock
+from cubslib.recipes import Recipe
+from cubslib.runs import finished
+from cubslib.runs.parameters import TASKS, compared
+from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
+
+# A data set's folder → its class, what draws its sample, the script that lays out the real one.
+DATA = {
+    "tiny-imagenet-200": (TinyImageNet, draw_tiny_imagenet, "get_tiny_imagenet.py"),
+    "cars196": (Cars196, draw_cars196, "get_cars196.py"),
+}
+
+
+def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
+    """Return every parameter at its final meaning, and what else a run decides at its start.
+
+    Args:
+        task: `T1` … `T4`.
+        asked: all parameters, checked.
+        kind: the data, `real` or `sample`.
+        folder: the run's own; earlier runs are its siblings.
+
+    Raises:
+        CubsError: `init_from` is no checkpoint that T4 can begin from.
+    """
+    device = machine.device()
+    preset = asked["preset"]
+    if preset == "auto":
+        preset = "sample" if kind == "sample" else "gpu" if device == "cuda" else "cpu"
+    found = _recipes(task, asked, preset)
+    first = next(iter(found.values()))
+    settled = compared(asked) | {
+        "task": task,
+        "dataset": kind,
+        "preset": preset,
+        "image_size": first.test_size,
+        "stem": first.stem,
+        "device": device,
+        "precision": machine.precision(device),
+        "threads": torch.get_num_threads(),
+        "recipes": {fit: dataclasses.asdict(recipe) for fit, recipe in found.items()},
+        "sources": machine.IMPORTED,
+    }
+    for fit, _, epochs in TASKS[task].fits:
+        if fit in found:
+            settled[epochs] = found[fit].epochs
+    for name in ("batch_size", "lr"):  # T4's stages may have one each
+        values = {fit: getattr(recipe, name) for fit, recipe in found.items()}
+        settled[name] = first.__getattribute__(name) if len(set(values.values())) == 1 else values
+    if "fashion" in asked:
+        settled["gate_bias"] = blocks.GATE_BIAS
+    return settled | (_origin(asked, settled, folder) if "init_from" in asked else {})
+
+
+def _recipes(task: str, asked: dict, preset: str) -> dict[str, Recipe]:
+    """Return a run's fits in their order, each with its recipe."""
+    own = {name: asked[name] for name in ("batch_size", "lr")}
+    only = asked.get("fashion") if task == "T3" else "best"
+    return {
+        fit: _resized(
+            recipes.recipe(kind, preset, asked[epochs], **own), asked.get("image_size", 0)
+        )
+        for fit, kind, epochs in TASKS[task].fits
+        if only in ("best", fit)
+    }
+
+
+def _resized(recipe: Recipe, size: int) -> Recipe:
+    """Read `size` pixels a side at test, 0 for the recipe's, and train at its shares of them."""
+    scale = (size or recipe.test_size) / recipe.test_size
+    sizes = tuple((share, max(round(side * scale), 32)) for share, side in recipe.sizes)
+    return dataclasses.replace(recipe, sizes=sizes, test_size=size or recipe.test_size)
+
+
+def _origin(asked: dict, settled: dict, folder: Path) -> dict:
+    """Return T4's fashion, where its first weights come from, and their fingerprint."""
+    fashion, begin = asked["fashion"], asked["init_from"]
+    any_fashion = "serial_12" if fashion == "best" else fashion
+    t3, _ = finished.earlier(folder, settled, "T3", fashion)
+    if t3 is not None and fashion == "best":
+        fashion = t3.record["settings"]["fashion"]
+    if begin == "random" or (begin == "auto" and t3 is None):
+        return {"fashion": any_fashion if fashion == "best" else fashion, "init_from": "random"}
+    if begin == "auto":
+        path, name = finished.weights(t3.folder), t3.folder.name
+    else:
+        path, name = finished.weights(machine.project_root() / begin), Path(begin).name
+    config = finished.checkpoint(path)["config"]
+    if config["network"] == "custom_cnn" or config["stem"] != settled["stem"]:
+        raise CubsError(
+            f"init_from is a {config['network']} with stem {config.get('stem')}; it must be a "
+            f"ResNet-18 with stem {settled['stem']}."
+        )
+    theirs = config.get("fashion", any_fashion)
+    if asked["fashion"] not in ("best", theirs):
+        raise CubsError(f"fashion is {fashion!r}, but init_from was trained with {theirs!r}.")
+    mark = fingerprint(path.read_bytes())
+    return {"fashion": theirs, "init_from": name, "init_fingerprint": mark}
+
+
+def first_weights(folder: Path, asked: dict, settled: dict) -> Path | None:
+    """Return the checkpoint that the T4 run in `folder` begins from; None for random weights."""
+    if settled["init_from"] == "random":
+        return None
+    if asked["init_from"] == "auto":
+        return finished.weights(folder.with_name(settled["init_from"]))
+    return finished.weights(machine.project_root() / asked["init_from"])
+
+
+def find_data(task: str, data_root: Path, kind: str) -> tuple[str, Path]:
+    """Return which data serve, `real` or `sample`, and their folder; draw a missing sample.
+
+    Raises:
+        CubsError: `kind` is `real` and they are not there.
+    """
+    name = TASKS[task].data
+    _, draw, script = DATA[name]
+    real, sample = data_root / name, data_root / "sample" / name
+    if kind == "real" and not real.is_dir():
+        raise CubsError(
+            f"dataset is 'real', but data_root holds no {name}: lay it out there with "
+            f"data_scripts/{script}, or ask for dataset='sample'."
+        )
+    if kind == "real" or (kind == "auto" and real.is_dir()):
+        return "real", real
+    with lock(sample.with_name(f".{name}.lock")):
+        if not sample.is_dir():
+            draw(sample)
+    return "sample", sample
+
+
+def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
+    """Return (train, val, test) of a run; val is None where T4 holds no classes back.
+
+    Raises:
+        CubsError: a file is missing, or `val_classes` is more than half the training classes.
+    """
+    data_set, *_ = DATA[TASKS[task].data]
+    options = {name: asked[name] for name in ("limit_classes", "crop", "val_classes")
+               if name in asked}  # fmt: skip
+    held_back = asked.get("val_classes")
+    if held_back is not None:
+        options["size"] = size
+    train, test = (data_set(data, split, **options) for split in ("train", "test"))
+    if held_back and held_back > len(train.classes):  # these are without the ones held back
+        raise CubsError(
+            f"val_classes is {held_back}; it must be 0, or 2 to half of train's classes."
+        )
+    val = data_set(data, "val", **options) if held_back != 0 else None
+    if held_back is None and not train.classes == val.classes == test.classes:
+        raise CubsError(f"{data} has a class without images in val or test: unpack all of it.")
+    return train, val, test
+
+
+def describe(train, test, kind: str, limit_classes: int) -> dict:
+    """Return how the data stand to the official ones, and the fingerprint of their pixels."""
+    protocol = "drawn sample" if kind == "sample" else train.protocol
+    if limit_classes:
+        protocol += f", first {len(test.classes)} classes"
+    mark = fingerprint(train.fingerprint, test.fingerprint)
+    return {"protocol": protocol, "data_fingerprint": mark}

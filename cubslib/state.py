@@ -1,0 +1,145 @@
+"""What moves in one training: built, saved after every epoch, restored."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cubslib import CubsError
+from cubslib.disk import whole
+from cubslib.recipes import Recipe
+from cubslib.runs import Run, finished
+from cubslib.runs.history import best_row
+
+
+@dataclass
+class Fit:
+    """What moves in one training.
+
+    `network` is Fabric's wrap of `model`; `averaged` is None where the recipe averages nothing;
+    `saved` is how many epochs of the history are on disk.
+    """
+
+    run: Run
+    name: str
+    model: nn.Module
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: OneCycleLR
+    averaged: AveragedModel | None
+    history: list[dict] = field(default_factory=list)
+    saved: int = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return self.run.recipe(self.name)
+
+    @property
+    def reported(self) -> nn.Module:
+        """The network that is judged: the averaged one where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+
+def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
+    """Build what training moves, in the state that the last checkpoint holds.
+
+    Args:
+        run: its recipe for `name` says what is built.
+        name: the fit's.
+        model: the network, moved to the run's device.
+        steps: optimizer steps an epoch, which the schedule counts.
+
+    Raises:
+        CubsError: the checkpoint is damaged or another network's.
+    """
+    recipe, fabric = run.recipe(name), run.fabric
+    model.to(fabric.device, memory_format=torch.channels_last)
+    averaged = None
+    if recipe.ema_decay:
+        average = get_ema_multi_avg_fn(recipe.ema_decay)
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    network, optimizer = fabric.setup(model, _optimizer(model, recipe))
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    schedule = OneCycleLR(optimizer, peaks, recipe.epochs * steps, cycle_momentum=False)
+    state = Fit(run, name, model, network, optimizer, schedule, averaged)
+    path = run.checkpoint(name, "last")
+    if path.exists():
+        try:
+            saved = torch.load(path, map_location=fabric.device, weights_only=True)
+            state.history = saved.pop("history")
+        except Exception as error:  # torch raises many kinds for what is no checkpoint
+            raise CubsError(f"{path} cannot be read: ask for restart=True.") from error
+        for part, values in saved.items():
+            load_state(_parts(state)[part], values, path)
+        state.saved = len(state.history)
+        if fabric.is_global_zero:
+            _follow(state)
+    return state
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Build the optimizer; weights of two and more dimensions decay, the gates learn slower."""
+    groups: dict[tuple[float, float], list] = {}
+    for name, parameter in model.named_parameters():
+        lr = recipe.lr * (recipe.gate_lr if ".attention." in name else 1)
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((lr, decay), []).append(parameter)
+    groups = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in groups.items()]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups)
+
+
+def _parts(state: Fit) -> dict:
+    """What a checkpoint holds beside the history; `scale` is the 16-bit loss scaler's."""
+    parts = {name: getattr(state, name) for name in ("model", "optimizer", "schedule", "averaged")}
+    parts["scale"] = state.run.fabric.strategy.precision
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def save(state: Fit) -> None:
+    """Write last.ckpt, which alone says how far the fit is, then what follows from it."""
+    if state.run.fabric.is_global_zero:
+        content = {name: part.state_dict() for name, part in _parts(state).items()}
+        with whole(state.run.checkpoint(state.name, "last")) as draft:
+            torch.save(content | {"history": state.history}, draft)
+        state.saved = len(state.history)
+        _follow(state)
+    state.run.fabric.barrier()
+
+
+def _follow(state: Fit) -> None:
+    """Bring best.ckpt and the history to where last.ckpt is: a kill may have come between."""
+    best, path = best_row(state.history)["epoch"], state.run.checkpoint(state.name)
+    written = finished.checkpoint(path)["epoch"] if path.exists() else 0
+    if best == len(state.history) != written:
+        with whole(path) as draft:
+            torch.save(
+                {
+                    "state_dict": {key: x.cpu() for key, x in state.reported.state_dict().items()},
+                    "config": state.model.config,
+                    "classes": list(state.run.train.classes),
+                    "image_size": state.run["image_size"],
+                    "epoch": best,
+                },
+                draft,
+            )
+    state.run.write_history(state.name, state.history)
+
+
+def load_state(part, values: dict, path: Path, **options) -> None:
+    """Load `values` from the checkpoint at `path` into a network or an optimizer.
+
+    Raises:
+        CubsError: they do not fit.
+    """
+    try:
+        part.load_state_dict(values, **options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CubsError(
+            f"{path.name} of {path.parent.name} is a checkpoint of another network: give its own."
+        ) from error
