@@ -238,7 +238,7 @@ def _similarities(text, margin=0.25):
 
 
 # fmt: off
-_PAPER, _SAME = (2.0, 50.0, 0.5, 0.1), torch.tensor([[0.6, 0.8]]).double().repeat(6, 1)
+_PAPER, _SAME = (2.0, 50.0, 0.5, 0.1), torch.tensor([[0.6, 0.8]], dtype=torch.float64).repeat(6, 1)
 _FOUR, _ORDER = _points("0110", offset=2), [3, 1, 0, 2]
 _X = {"one image": (waves(1, 2, 1, 2),), "a square": (2 * waves(2, 4, 4, 4),),
       "a batch": (2 * waves(3, 5, 4, 3, offset=1),), "an even image": (torch.ones(2, 3, 4, 5),)}
