@@ -194,8 +194,10 @@ def _read(make, name, split):
 def _data(make, kind, name):
     truth, sets, facts = drawn(name)[2], {}, {}
     for split in _splits(name):
-        files, sure, labels, images = _seeded(1, _read, make, name, split)
-        again = _seeded(2, _read, make, name, split)
+        # What varies `train` is the student's affair, and a seed that moves it moves `val` too.
+        states = (1,) if split == "train" else (1, 2)
+        read = [_seeded(state, _read, make, name, split) for state in states]
+        (files, sure, labels, images), again = read[0], read[-1]
         pairs = {(truth[file][1], label) for file, label in zip(files, labels, strict=True)}
         first = 98 if (name, split) == ("Cars196", "test") else 0
         sets[split] = set(files)
@@ -205,8 +207,7 @@ def _data(make, kind, name):
             f"{split} has labels from {first}": min(labels) == first,
             f"{split} has one label a class": len({*dict(pairs)}) == len(pairs) == len({*labels}),
             f"{split} has the same files after another seed": sets[split] == set(again[0]),
-            f"{split} reads the same twice": split == "train"
-            or all(map(torch.equal, images, again[3])),
+            f"{split} reads the same twice": all(map(torch.equal, images, again[3])),
         }
     test = {n for n, (split, *_) in enumerate(truth) if split == "test"}
     learn, found = sets["train"] | sets.get("val", set()), sets["test"]
