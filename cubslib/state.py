@@ -81,6 +81,13 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
     return state
 
 
+def saved_epochs(run: Run, name: str) -> int:
+    """Return how many epochs of a fit its last.ckpt holds: what a resume would find."""
+    path = run.checkpoint(name, "last")
+    saved = torch.load(path, weights_only=True, mmap=True) if path.exists() else {"history": []}
+    return len(saved["history"])
+
+
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the optimizer; weights of two and more dimensions decay.
 
