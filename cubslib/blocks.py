@@ -2,10 +2,6 @@
 
 Both compare scalars and multiply their input by a gate in (0, 1).
 
-Values start as the keys. To first order softmax_j(q_i·k_j)·v_j = mean(v) + q_i·cov(k, v): with
-unrelated k and v the covariance is near zero, all i get the same, and q and k, whose gradients it
-scales, do not learn (a saddle). With v = k it is var(k) > 0.
-
 Shapes: B batch, C channels, H × W positions, N features of block 1.
 """
 
@@ -25,6 +21,10 @@ class CubsBlock1(nn.Module):
 
     gate = σ(project(softmax(q kᵀ) v) + g), where g is the global average pool of x and q, k, v
     are dense layers on g.
+
+    To first order feature i is mean(v) + q_i·cov(k, v). Over 512 features drawn apart cov(k, v) is
+    near zero: all features are the same, and q and k, whose gradients it scales, hardly learn.
+    So `value` starts as `key` does, and the covariance as var(k).
 
     Args:
         channels: C.
@@ -67,7 +67,6 @@ class CubsBlock2(nn.Module):
         self.query = nn.Conv2d(channels, 1, 1)
         self.key = nn.Conv2d(channels, 1, 1)
         self.value = nn.Conv2d(channels, 1, 1)
-        self.value.load_state_dict(self.key.state_dict())
         nn.init.constant_(self.value.bias, gate_bias)
 
     def gate(self, x: Tensor) -> Tensor:
