@@ -23,8 +23,6 @@ class Recipe:
         stem: ResNet-18's.
         patience: epochs without a better val score, in the last third, after which to stop.
         ema_decay: of the weights' moving average, which is then what is reported; 0 for none.
-        gate_lr: the CUBS blocks' share of `lr`. A gate sums over all channels of an input that is
-            never negative, so one step at the full rate can close it for good.
     """
 
     epochs: int
@@ -39,7 +37,6 @@ class Recipe:
     stem: str = "7x7"
     patience: int = 3
     ema_decay: float = 0.0
-    gate_lr: float = 0.01
 
 
 _MILD = {"min_area": 0.5, "max_aspect": 1.3, "flip": True}
