@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | search | classify`."""
+"""The command line: `python -m cubslib run | report | search | classify | check`."""
 
 import argparse
 import os
@@ -16,6 +16,11 @@ from cubslib.disk import whole
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for what cannot be done, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["check"]:
+        from cubslib import check
+
+        return check.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -34,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cubslib", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    commands.add_parser("check", help="hold one's own code against the hand-out, name the mistake")
     run = commands.add_parser("run", help="run a notebook; leave it and its HTML in its run_dir")
     run.add_argument("task", choices=("T1", "T2", "T3", "T4"))
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),

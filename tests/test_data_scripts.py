@@ -18,7 +18,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from cubslib.datasets import Cars196
-from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
+from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
 FOLDER = Path(__file__).parent.parent / "data_scripts"
 TEST_MAT = "cars_test_annos_withlabels.mat"
@@ -125,7 +125,8 @@ def test_what_does_not_belong_is_left_out(drawn, tmp_path):
 
 @pytest.mark.parametrize("form", ["zip", "tgz", "tar", "tar.xz"])
 def test_a_cut_archive_is_refused(drawn, tmp_path, form):
-    source = archive(tmp_path / f"cut.{form}", drawn / "cars196")
+    files = listing(drawn / "cars196") | {"cars_test/x.jpg": bytes(10**6)}  # the cut falls in it
+    source = archive(tmp_path / f"cut.{form}", files)
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     assert "cut." in refused("cars196", tmp_path / "data", source)
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cubslib import CubsError, synthetic
+from cubslib import CubsError
+from cubslib.sample.layouts import draw_tiny_imagenet
 
 FOLDER = Path(__file__).parent.parent / "data_scripts"
 sys.path.insert(0, str(FOLDER))
@@ -246,7 +247,7 @@ def run(archive, data_root, protocol="complete"):
 
 
 def test_one_command_downloads_and_two_at_once_do_it_once(serve, tmp_path):
-    synthetic.draw_tiny_imagenet(tmp_path / "tiny", num_classes=2, per_class=10)
+    draw_tiny_imagenet(tmp_path / "tiny", num_classes=2, per_class=10)
     files = {path.relative_to(tmp_path): path for path in (tmp_path / "tiny").rglob("*.*")}
     content = zipped({str(name): path.read_bytes() for name, path in files.items()})
     archive = serve(known=False, content=content)

@@ -10,7 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cubslib import settings, synthetic
+from cubslib import settings
+from cubslib.sample import layouts
 
 ROOT = Path(__file__).parent.parent
 FITS = {
@@ -46,8 +47,8 @@ def root(tmp_path_factory):
     """A folder with a small sample and one finished run of every notebook."""
     root = tmp_path_factory.mktemp("notebooks")
     sample = root / "data" / "sample"
-    synthetic.draw_tiny_imagenet(sample / "tiny-imagenet-200", num_classes=6, per_class=20)
-    synthetic.draw_cars196(sample / "cars196", num_classes=16, per_class=8)
+    layouts.draw_tiny_imagenet(sample / "tiny-imagenet-200", num_classes=6, per_class=20)
+    layouts.draw_cars196(sample / "cars196", num_classes=16, per_class=8)
     for task in ("T1", "T2", "T3"):
         code, out, err = call("cubslib", "run", task, *parameters(root, task))
         assert code == 0, err

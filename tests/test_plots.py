@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cubslib import CubsError, plots
+from cubslib import CubsError
+from cubslib.pages import plots
 
 RNG = np.random.default_rng(0)
 LONG = "Chevrolet Silverado 1500 Hybrid Crew Cab 2012"

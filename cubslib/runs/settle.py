@@ -11,7 +11,7 @@ from cubslib.disk import fingerprint, lock
 from cubslib.recipes import Recipe
 from cubslib.runs import finished
 from cubslib.runs.parameters import TASKS, compared
-from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
+from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
 # A data set's folder → its class, what draws its sample, the script that lays out the real one.
 DATA = {
