@@ -18,7 +18,7 @@ HIDDEN = ("task", "recipes", "sources")  # told elsewhere, or too long to tell
 def banner(run: Run) -> Markdown:
     """Say what data a page is made from, loudly where they are drawn, and if it is shown again."""
     kind, protocol = run["dataset"], run["protocol"]
-    text = f"Real data ({protocol})."
+    text = f"{run['title']}, {protocol}."
     if kind == "sample":
         text = (
             "# ⚠ SAMPLE DATA\n**Everything on this page is made from pictures drawn by the "

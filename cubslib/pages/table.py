@@ -74,8 +74,9 @@ def table(found: Iterable[tuple]) -> Table:
 
 def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     settings = record["settings"]
-    name = "Cars196" if record["task"] == "T4" else "Tiny ImageNet"
-    name = f"{SAMPLE} in place of {name}" if record["dataset"] == "sample" else name
+    name = settings.get("title", "")
+    if record["dataset"] == "sample":
+        name = f"{SAMPLE} in place of {'Cars196' if record['task'] == 'T4' else 'Tiny ImageNet'}"
     fashion = settings.get("fashion", "")
     row = dict.fromkeys(COLUMNS, "") | {
         "Task": record["task"],

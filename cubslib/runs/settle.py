@@ -162,9 +162,10 @@ def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
 
 
 def describe(train, test, kind: str, limit_classes: int) -> dict:
-    """Return how the data stand to the official ones, and the fingerprint of their pixels."""
+    """Return what the data are, how they stand to the official ones, and their fingerprint."""
     protocol = "drawn sample" if kind == "sample" else train.protocol
     if limit_classes:
         protocol += f", first {len(test.classes)} classes"
     mark = fingerprint(train.fingerprint, test.fingerprint)
-    return {"protocol": protocol, "data_fingerprint": mark}
+    title = "drawn images" if kind == "sample" else train.title
+    return {"title": title, "protocol": protocol, "data_fingerprint": mark}
