@@ -1,5 +1,6 @@
 """The loop and its state: what a fit leaves, and what a kill, Ctrl-C or a bad step leaves of it."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -240,10 +241,8 @@ def test_best_weights_and_the_history_s_best_belong_together_whatever_is_repeate
     run = begin("T1")
     with monkeypatch.context() as patch:
         stop_at(patch, write, before, Stopped())
-        try:
+        with contextlib.suppress(Stopped):
             fit(run, given(0.2, 0.9, 0.3))
-        except Stopped:
-            pass
     saved = run.checkpoint("classification", "last")
     done = torch.load(saved)["history"] if saved.exists() else []
     model = fit(run, given(*(0.6, 0.4, 0.5)[len(done) :]))
