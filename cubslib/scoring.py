@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cubslib import CubsError, metrics, models
 from cubslib.augment import prepare
 from cubslib.packed import PackedImages, decode
-from cubslib.runs import Run
+from cubslib.runs import Run, finished
 from cubslib.training import load
 
 KS = (1, 2, 4, 8)
@@ -186,16 +186,17 @@ def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple
         CubsError: the photograph cannot be read, or the run has no gallery.
     """
     model = load(run_dir)
-    arrays = Path(run_dir) / "arrays.npz"
-    if "embedding_dim" not in model.config or not arrays.is_file():
+    if "embedding_dim" not in model.config or not (Path(run_dir) / "arrays.npz").is_file():
         raise CubsError(
             f"{Path(run_dir).name} is no run of T4 and has no gallery: name one that is."
         )
     query = F.normalize(_read(model, photo), dim=1)
-    with np.load(arrays) as file:
-        names, classes = file["names"], file["classes"]
-        gallery = torch.from_numpy(file["embeddings_embedding"])
-        cosines, found = metrics.neighbours(query, gallery, count)
+    arrays = finished.arrays(Path(run_dir))
+    names, classes = arrays["names"], arrays["classes"]
+    gallery = torch.from_numpy(arrays["embeddings_embedding"])
+    if gallery.shape[1:] != query.shape[1:] or not len(gallery) == len(names) == len(classes):
+        raise CubsError(f"{Path(run_dir).name}/arrays.npz is another network's: restore it.")
+    cosines, found = metrics.neighbours(query, gallery, count)
     return [
         (str(names[i]), str(classes[i]), cosine)
         for cosine, i in zip(cosines[0].tolist(), found[0].tolist(), strict=True)

@@ -71,10 +71,12 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
         try:
             saved = torch.load(path, map_location=fabric.device, weights_only=True)
             state.history = saved.pop("history")
+            best_row(state.history)["epoch"]
+            loaded = [(part, saved[name]) for name, part in _parts(state).items()]
         except Exception as error:  # torch raises many kinds for what is no checkpoint
             raise CubsError(f"{path} cannot be read: ask for restart=True.") from error
-        for part, values in saved.items():
-            load_state(_parts(state)[part], values, path)
+        for part, values in loaded:
+            load_state(part, values, path)
         state.saved = len(state.history)
         if fabric.is_global_zero:
             _follow(state)
@@ -119,29 +121,33 @@ def save(state: Fit) -> None:
     """Write last.ckpt, which alone says how far the fit is, then what follows from it."""
     if state.run.fabric.is_global_zero:
         content = {name: part.state_dict() for name, part in _parts(state).items()}
-        with whole(state.run.checkpoint(state.name, "last")) as draft:
-            torch.save(content | {"history": state.history}, draft)
+        path = state.run.checkpoint(state.name, "last")
+        _write(path, content | {"history": state.history})
         state.saved = len(state.history)
         _follow(state)
     state.run.fabric.barrier()
 
 
+def _write(path: Path, content: dict) -> None:
+    with whole(path) as draft, open(draft, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's, over what the system said of a write
+            raise error.__context__ or error from None
+
+
 def _follow(state: Fit) -> None:
     """Bring best.ckpt and the history to where last.ckpt is: a kill may have come between."""
     best, path = best_row(state.history)["epoch"], state.run.checkpoint(state.name)
-    written = finished.checkpoint(path)["epoch"] if path.exists() else 0
+    written = finished.checkpoint(path).get("epoch") if path.exists() else 0
     if best == len(state.history) != written:
-        with whole(path) as draft:
-            torch.save(
-                {
-                    "state_dict": {key: x.cpu() for key, x in state.reported.state_dict().items()},
-                    "config": state.model.config,
-                    "classes": list(state.run.train.classes),
-                    "image_size": state.run["image_size"],
-                    "epoch": best,
-                },
-                draft,
-            )
+        weights = {key: x.cpu() for key, x in state.reported.state_dict().items()}
+        classes, size = list(state.run.train.classes), state.run["image_size"]
+        saved = {"state_dict": weights, "config": state.model.config, "classes": classes}
+        _write(path, saved | {"image_size": size, "epoch": best})
+    elif best != written:
+        raise CubsError(f"{path} is not that of epoch {best}, the best so far: restore it, or ask "
+                        "for restart=True.")  # fmt: skip
     state.run.write_history(state.name, state.history)
 
 
@@ -153,7 +159,7 @@ def load_state(part, values: dict, path: Path, **options) -> None:
     """
     try:
         part.load_state_dict(values, **options)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # of many kinds, by what does not fit
         raise CubsError(
             f"{path.name} of {path.parent.name} is a checkpoint of another network: give its own."
         ) from error

@@ -109,7 +109,7 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
             if not loss.isfinite():
                 raise _diverged(state, len(losses))
     found = torch.stack(losses)
-    if not all(values.isfinite().all() for values in (found, *state.model.parameters())):
+    if not all(values.isfinite().all() for values in (found, *state.model.state_dict().values())):
         raise _diverged(state, len(losses))
     seconds = time.perf_counter() - start
     return {

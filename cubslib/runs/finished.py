@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cubslib import CubsError, recipes
@@ -162,3 +163,24 @@ def checkpoint(path: Path) -> dict:
     if not isinstance(saved, dict) or not {"state_dict", "config"} <= saved.keys():
         raise CubsError(f"{path} is no checkpoint of this library: give a best.ckpt.")
     return saved
+
+
+class _Arrays(dict):
+    """Arrays by name; one that is missing is said to be."""
+
+    def __missing__(self, name: str):
+        raise CubsError(f"arrays.npz holds no {name}: restore it, or ask for restart=True.")
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Return what a finished run's tables and pictures were made from: its `arrays.npz`.
+
+    Raises:
+        CubsError: the file is gone or damaged; also when a name is looked up that it lacks.
+    """
+    try:
+        with np.load(Path(folder) / "arrays.npz", allow_pickle=False) as file:
+            return _Arrays(file)
+    except Exception as error:  # many kinds for what is no such file
+        raise CubsError(f"{Path(folder).name}/arrays.npz cannot be read: restore it, or ask for "
+                        "restart=True.") from error  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cubslib import CubsError
 from cubslib.blocks import FASHIONS
+from cubslib.disk import fingerprint
 from cubslib.losses import MININGS
 from cubslib.recipes import PRESETS
 
@@ -49,6 +50,7 @@ TASKS = {
     ),
 }
 NOT_COMPARED = ("data_root", "run_dir", "restart")  # may differ when a run is continued or shown
+LONGEST_NAME = 200  # bytes of a file's name; 255 are allowed
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 _T1_T3, _T3_T4, _T4 = ("T1", "T2", "T3"), ("T3", "T4"), ("T4",)
 
@@ -90,6 +92,15 @@ def _number(name, default, meaning, low, high, tasks=tuple(TASKS), zero=False, s
     return Parameter(name, default, meaning, tasks, range, holds)
 
 
+def _path(name, default, meaning, tasks=tuple(TASKS)) -> Parameter:
+    """A path that file systems take, with room for what is added to a run's name."""
+    range = f"a path without control characters, {LONGEST_NAME} bytes at most between its slashes"
+    pattern = r"[^\x00-\x1f\x7f\ud800-\udfff]{0,1000}"
+    holds = lambda path: re.fullmatch(pattern, path) and all(  # noqa: E731
+        len(part.encode()) <= LONGEST_NAME for part in path.split("/"))  # fmt: skip
+    return Parameter(name, default, meaning, tasks, range, holds)
+
+
 _EPOCHS = {"low": 0, "high": 100_000}
 TABLE = (
     _choice("fashion", "best", "how CUBS blocks are joined; best: chosen on val", _T3_T4, "best",
@@ -100,9 +111,8 @@ TABLE = (
     _number("lam", 0.5, "λ, the cosine at which a pair weighs half", 0, 1, _T4),
     _choice("mining", "paper", "which pairs the loss keeps", _T4, *MININGS),
     _number("embedding_dim", 512, "length of an embedding", 2, 65_536, _T4),
-    Parameter("init_from", "auto", "auto: T3's weights if any; random; or a checkpoint's path",
-              _T4),
-    Parameter("data_root", "data", "folder of the data sets"),
+    _path("init_from", "auto", "auto: T3's weights if any; random; or a checkpoint's path", _T4),
+    _path("data_root", "data", "folder of the data sets"),
     _choice("dataset", "auto", "auto: the real one if it is there", tuple(TASKS), "auto", "real",
             "sample"),
     _choice("preset", "auto", "the recipe; auto: by data and device", tuple(TASKS), "auto",
@@ -125,8 +135,7 @@ TABLE = (
     _number("limit_classes", 0, "first n classes of each side only; 0: all", 4, 1_000_000, _T4,
             zero=True),
     _number("seed", 0, "of the weights, the order and the augmentation", 0, 2**63 - 1),
-    Parameter("run_dir", "",
-              "folder of the results; empty: named after what is not at its default"),
+    _path("run_dir", "", "folder of the results; empty: named after what is not at its default"),
     Parameter("restart", False, "begin anew and set the old results aside"),
 )  # fmt: skip
 
@@ -197,6 +206,8 @@ def compared(asked: dict) -> dict[str, object]:
 def run_name(task: str, asked: dict) -> str:
     """Return how a run is called: the notebook and what is not at its default.
 
+    Past 200 characters a fingerprint stands in place of the rest.
+
     >>> run_name("T4", check("T4", {"margin": 0.2}))
     'T4_retrieval,margin=0.2'
     """
@@ -206,7 +217,8 @@ def run_name(task: str, asked: dict) -> str:
         for name, value in compared(asked).items()
         if value != default[name]
     ]
-    return ",".join([TASKS[task].notebook, *parts])
+    name = ",".join([TASKS[task].notebook, *parts])
+    return name if len(name) <= LONGEST_NAME else f"{name[:183]},{fingerprint(name)}"
 
 
 def differences(one: dict, other: dict, names: Iterable[str]) -> list[str]:

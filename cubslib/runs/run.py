@@ -1,10 +1,11 @@
 """An open run: the only writer of its folder; what was asked is checked before anything is done."""
 
+import csv
 import json
 import logging
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +20,7 @@ from cubslib.packed import PackedImages
 from cubslib.recipes import Recipe
 from cubslib.runs import finished, parameters, settle
 from cubslib.runs.finished import Earlier
+from cubslib.runs.folder import locate, on_file, set_aside, tidy
 from cubslib.runs.history import best_row, from_csv, to_csv
 
 
@@ -75,14 +77,9 @@ class Run:
         """What tables and pictures were made from: the content of `arrays.npz`.
 
         Raises:
-            CubsError: the file is gone or damaged.
+            CubsError: the file is gone or damaged; also when a name is looked up that it lacks.
         """
-        try:
-            with np.load(self.folder / "arrays.npz", allow_pickle=False) as file:
-                return dict(file)
-        except Exception as error:  # many kinds for what is no such file
-            raise CubsError(f"{self.folder.name}/arrays.npz cannot be read: restore it, or ask "
-                            "for restart=True.") from error  # fmt: skip
+        return finished.arrays(self.folder)
 
     @cached_property
     def fabric(self) -> Fabric:
@@ -134,7 +131,7 @@ class Run:
         path = self.folder / "history.csv"
         try:
             return from_csv(path.read_text()) if path.exists() else []
-        except (ValueError, OSError):
+        except (ValueError, OSError, csv.Error):
             raise CubsError(f"{self.folder.name}/history.csv cannot be read: restore it, or ask "
                             "for restart=True.") from None  # fmt: skip
 
@@ -210,17 +207,32 @@ def start(task: str, namespace: dict) -> Run:
     asked = parameters.check(task, parameters.given(task, namespace))
     machine.refuse_edited_sources()
     folder = locate(task, asked)
+    own = folder.with_name(f".{folder.name}.lock")
     busy = f"run_dir {folder.name} is in use by another process: wait for it or name another."
-    with ExitStack() as held:  # what is refused frees the lock
-        held.enter_context(lock(folder.with_name(f".{folder.name}.lock"), busy))
-        run = _open(task, asked, folder)
-        run._held = held.pop_all()
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        with ExitStack() as held:  # what is refused leaves no lock and no empty folder
+            held.callback(_remove_empty, made)
+            held.enter_context(lock(own, busy))
+            held.callback(own.unlink, missing_ok=True)
+            run = _open(task, asked, folder)
+            run._held = held.pop_all()
+    except PermissionError as error:
+        raise CubsError(f"{error.filename} is closed to you: make it readable, or name another "
+                        "data_root or run_dir.") from error  # fmt: skip
     return run
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):  # one that holds something
+        for folder in folders:
+            folder.rmdir()
 
 
 def _open(task: str, asked: dict, folder: Path) -> Run:
     """Open the run in `folder`, which is locked: the one on file, or a new one."""
     saved = on_file(task, folder, asked)
+    tidy(folder)
     begun = saved is not None and not asked["restart"]
     data_root = machine.project_root() / asked["data_root"]
     kind, data = settle.find_data(task, data_root, saved["dataset"] if begun else asked["dataset"])
@@ -233,7 +245,7 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
         _refuse_to_go_on(run, described["data_fingerprint"])
         return run
     if saved is not None:
-        _set_aside(folder)
+        set_aside(folder)
     run.write("settings.json", {"asked": parameters.compared(asked), "resolved": run.resolved})
     return run
 
@@ -250,51 +262,3 @@ def _refuse_to_go_on(run: Run, data_fingerprint: str) -> None:
             f"run_dir {run.folder.name} began with another cubslib/{run.other_sources[0]}.py: "
             "restore it, name another run_dir, or ask for restart=True."
         )
-
-
-def locate(task: str, asked: dict) -> Path:
-    """Return the folder of a run: `run_dir`, or one named after what is not at its default."""
-    own = f"runs/{parameters.run_name(task, asked)}"
-    return (machine.project_root() / (asked["run_dir"] or own)).resolve()  # one lock for all links
-
-
-def on_file(task: str, folder: Path, asked: dict) -> dict | None:
-    """Return what the run in `folder` resolved its settings to; None where there is no run.
-
-    Raises:
-        CubsError: the folder holds something else, or a run that began with other settings.
-    """
-    try:
-        # A `.part` is what a killed process had begun to write.
-        if not folder.exists() or all(file.suffix == ".part" for file in folder.iterdir()):
-            return None
-        saved = json.loads((folder / "settings.json").read_text())
-        theirs, began = saved["asked"], saved["resolved"]["task"]
-        known = saved["resolved"].keys() >= {"sources", "recipes", "image_size", "dataset"}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CubsError(
-            f"run_dir {folder.name} is not empty and holds no run: name a new folder."
-        ) from None
-    if asked["restart"]:
-        return saved["resolved"]
-    wanted = parameters.compared(asked)
-    if not known or set(theirs) - set(wanted) and began == task:
-        raise CubsError(f"run_dir {folder.name} was begun by another version of cubslib: use that "
-                        "one, name another run_dir, or ask for restart=True.")  # fmt: skip
-    theirs = parameters.compared(parameters.defaults(task)) | theirs  # may lack a younger parameter
-    differ = parameters.differences(wanted, theirs, wanted)
-    if began != task:
-        differ = [parameters.TASKS[began].notebook]
-    if differ:
-        raise CubsError(
-            f"run_dir {folder.name} began with {', '.join(differ)}: ask for the same, for "
-            "restart=True, or name another run_dir."
-        )
-    return saved["resolved"]
-
-
-def _set_aside(folder: Path) -> None:
-    number = 1
-    while (old := folder.with_name(f"{folder.name}~{number}")).exists():
-        number += 1
-    os.replace(folder, old)
