@@ -224,8 +224,8 @@ def start(task: str, namespace: dict) -> Run:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    with suppress(OSError):  # one that holds something
-        for folder in folders:
+    for folder in folders:
+        with suppress(OSError):  # it is not there, or holds something
             folder.rmdir()
 
 
