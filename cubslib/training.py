@@ -59,7 +59,9 @@ def fit(
         CubsError: the loss is no longer finite, or a checkpoint does not fit the network.
     """
     if run.finished:
-        rows = [row for row in run.history() if row["fit"] == name]
+        rows = run.epochs(name)
+        if not all({"seconds", "loss"} <= row.keys() for row in rows):
+            raise CubsError(f"{run.folder.name}/history.csv lacks seconds or losses: restore it.")
         print(f"{told(name, rows)}\nRead from {run.folder.name}; nothing is trained.")
         return reported(run, name, model)
     recipe = run.recipe(name)
@@ -202,9 +204,15 @@ def load(run_dir: str | Path) -> nn.Module:
     """
     path = finished.weights(Path(run_dir))
     saved = finished.checkpoint(path)
-    model = models.rebuild(saved["config"])
-    load_state(model, saved["state_dict"], path)
-    model.classes, model.image_size = saved["classes"], saved["image_size"]
+    try:
+        with torch.device("meta"):  # no memory is taken before it is known that the weights fit
+            model = models.rebuild(saved["config"])
+        model.classes, model.image_size = saved["classes"], saved["image_size"]
+    except CubsError:
+        raise
+    except Exception as error:  # of many kinds, by what is wrong in the config
+        raise CubsError(f"{path} does not say which network it is of: give a best.ckpt.") from error
+    load_state(model, saved["state_dict"], path, assign=True)
     return model.eval()
 
 

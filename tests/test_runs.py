@@ -14,6 +14,7 @@ import torch
 
 from cubslib import CubsError, machine, recipes, runs
 from cubslib.blocks import FASHIONS
+from cubslib.disk import fingerprint
 from cubslib.pages import prose
 from cubslib.runs import history, parameters, settle
 
@@ -239,7 +240,10 @@ def test_settings_of_another_version_are_refused_and_a_younger_parameter_is_not(
     saved = json.loads(path.read_text())
 
     def write(**changes):
-        path.write_text(json.dumps(saved | changes))
+        new = {key: x for key, x in (saved | changes).items() if key != "fingerprint"}
+        new |= {"fingerprint": fingerprint(json.dumps(new))}
+        path.write_text(json.dumps(new))
+        return new
 
     write(asked={name: x for name, x in saved["asked"].items() if name != "limit_classes"})
     assert begin("T1", **MINE).resolved == run.resolved
@@ -247,10 +251,14 @@ def test_settings_of_another_version_are_refused_and_a_younger_parameter_is_not(
         begin("T1", **MINE, limit_classes=2)
     old = {name: x for name, x in saved["resolved"].items() if name != "sources"}
     for changes in ({"asked": saved["asked"] | {"momentum": 0.8}}, {"resolved": old}):
-        write(**changes)
+        new = write(**changes)
         with pytest.raises(CubsError, match="mine was begun by another version of cubslib"):
             begin("T1", **MINE)
-        assert json.loads(path.read_text()) == saved | changes
+        assert json.loads(path.read_text()) == new
+    path.write_text(json.dumps(saved | {"asked": saved["asked"] | {"lr": 0.5}}))
+    with pytest.raises(CubsError, match=r"settings\.json of run_dir mine is not as the run wrote"):
+        begin("T1", **MINE, lr=0.5)
+    begin("T1", **MINE, restart=True)
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from cubslib import CubsError, machine
-from cubslib.disk import clear
+from cubslib.disk import clear, fingerprint
 from cubslib.runs import parameters
 
 
@@ -37,13 +37,19 @@ def on_file(task: str, folder: Path, asked: dict) -> dict | None:
             return None
         saved = json.loads((folder / "settings.json").read_text())
         theirs, began = saved["asked"], saved["resolved"]["task"]
+        mark = saved.pop("fingerprint", None)  # older runs have none
         known = saved["resolved"].keys() >= {"sources", "recipes", "image_size", "dataset"}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CubsError(
             f"run_dir {folder.name} is not empty and holds no run: name a new folder."
         ) from None
     if asked["restart"]:
         return saved["resolved"]
+    if mark not in (None, fingerprint(json.dumps(saved))):
+        raise CubsError(
+            f"settings.json of run_dir {folder.name} is not as the run wrote it: restore it, name "
+            "another run_dir, or ask for restart=True."
+        )
     wanted = parameters.compared(asked)
     if not known or set(theirs) - set(wanted) and began == task:
         raise CubsError(f"run_dir {folder.name} was begun by another version of cubslib: use that "

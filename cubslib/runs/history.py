@@ -24,13 +24,17 @@ def from_csv(text: str) -> list[dict]:
     """Return the rows of `to_csv`: numbers as numbers, blanks left out.
 
     Raises:
-        ValueError: a cell that should be a number is none, or a column has no name.
+        ValueError: a cell that should be a number is none, a row has no fit or epoch, or the text
+            was cut.
     """
 
     def parsed(name: str, value: str):
         return value if name == "fit" else int(value) if value.isdigit() else float(value)
 
     rows = list(csv.DictReader(io.StringIO(text)))
-    if any(None in row or None in row.values() or not row.get("fit") for row in rows):
-        raise ValueError("a row has more or fewer cells than the first line, or no fit")
+    whole = all(None not in row and None not in row.values() for row in rows)
+    if not whole or not all(row.get("fit") and row.get("epoch") for row in rows):
+        raise ValueError("a row has more or fewer cells than the first line, or no fit or epoch")
+    if text and not text.endswith("\n"):
+        raise ValueError("the last line was cut")
     return [{name: parsed(name, cell) for name, cell in row.items() if cell} for row in rows]

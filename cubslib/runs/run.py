@@ -15,7 +15,7 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from cubslib import CubsError, machine
-from cubslib.disk import lock, whole
+from cubslib.disk import fingerprint, lock, whole
 from cubslib.packed import PackedImages
 from cubslib.recipes import Recipe
 from cubslib.runs import finished, parameters, settle
@@ -140,9 +140,21 @@ class Run:
         others = [row for row in self.history() if row["fit"] != fit]
         self.write("history.csv", to_csv(others + [{"fit": fit} | row for row in rows]))
 
+    def epochs(self, fit: str) -> list[dict]:
+        """Return the rows of `history` of a fit that was trained.
+
+        Raises:
+            CubsError: there is none.
+        """
+        rows = [row for row in self.history() if row["fit"] == fit]
+        if not rows:
+            raise CubsError(f"{self.folder.name}/history.csv has no epoch of {fit}: restore it, or "
+                            "ask for restart=True.")  # fmt: skip
+        return rows
+
     def best(self, fit: str) -> dict:
         """Return the row of `history` whose weights a fit reports."""
-        return best_row([row for row in self.history() if row["fit"] == fit])
+        return best_row(self.epochs(fit))
 
     def best_fit(self) -> str:
         """Return the fit with the best val score; the first of equals."""
@@ -246,7 +258,8 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
         return run
     if saved is not None:
         set_aside(folder)
-    run.write("settings.json", {"asked": parameters.compared(asked), "resolved": run.resolved})
+    begun_with = {"asked": parameters.compared(asked), "resolved": run.resolved}
+    run.write("settings.json", begun_with | {"fingerprint": fingerprint(json.dumps(begun_with))})
     return run
 
 
