@@ -123,12 +123,12 @@ class MultiSimilarityLoss(nn.Module):
             labels: (m,) integers.
 
         Raises:
-            CubsError: the shapes are others, or an embedding's length overflows float32.
+            CubsError: the shapes are others, m is 0, or an embedding's length overflows float32.
         """
-        if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or not len(labels):
             raise CubsError(
                 f"embeddings are {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; "
-                "they must be (m, D) and (m,)."
+                "they must be (m, D) and (m,), of 1 image or more."
             )
         with torch.autocast(embeddings.device.type, enabled=False):
             length = embeddings.float().norm(dim=1, keepdim=True)
