@@ -119,11 +119,16 @@ def save(state: Fit) -> None:
     """Write last.ckpt, which alone says how far the fit is, then what follows from it."""
     if state.run.fabric.is_global_zero:
         content = {name: part.state_dict() for name, part in _parts(state).items()}
-        with whole(state.run.checkpoint(state.name, "last")) as draft:
-            torch.save(content | {"history": state.history}, draft)
+        _write(content | {"history": state.history}, state.run.checkpoint(state.name, "last"))
         state.saved = len(state.history)
         _follow(state)
     state.run.fabric.barrier()
+
+
+def _write(content: dict, path: Path) -> None:
+    """Write a checkpoint whole; equal content gives equal bytes, as a file's name would not."""
+    with whole(path) as draft, open(draft, "wb") as file:
+        torch.save(content, file)
 
 
 def _follow(state: Fit) -> None:
@@ -131,17 +136,14 @@ def _follow(state: Fit) -> None:
     best, path = best_row(state.history)["epoch"], state.run.checkpoint(state.name)
     written = finished.checkpoint(path)["epoch"] if path.exists() else 0
     if best == len(state.history) != written:
-        with whole(path) as draft:
-            torch.save(
-                {
-                    "state_dict": {key: x.cpu() for key, x in state.reported.state_dict().items()},
-                    "config": state.model.config,
-                    "classes": list(state.run.train.classes),
-                    "image_size": state.run["image_size"],
-                    "epoch": best,
-                },
-                draft,
-            )
+        content = {
+            "state_dict": {key: x.cpu() for key, x in state.reported.state_dict().items()},
+            "config": state.model.config,
+            "classes": list(state.run.train.classes),
+            "image_size": state.run["image_size"],
+            "epoch": best,
+        }
+        _write(content, path)
     state.run.write_history(state.name, state.history)
 
 

@@ -197,6 +197,8 @@ def test_a_run_killed_at_every_write_and_begun_again_ends_as_an_unbroken_one(dat
     assert "averaged" in checkpoints(one)["classification/last.ckpt"]
     assert_same(histories[0], histories[1])
     assert_same(checkpoints(one), checkpoints(other))
+    files = [folder / "checkpoints/best.ckpt" for folder in (one, other)]
+    assert files[0].read_bytes() == files[1].read_bytes()  # written by other processes
     assert_same(record | {"finished": ""}, other_record | {"finished": ""})
 
 
