@@ -12,9 +12,11 @@ from cubslib import CubsError, recipes
 from cubslib.pages import site
 from cubslib.runs import finished
 
+EPOCHS = recipes.recipe("recognition", "sample").epochs
 OWN = {
     "dataset": "sample", "preset": "sample", "stem": "7x7", "limit_classes": 0, "seed": 0,
-    "data_fingerprint": "f", "epochs": recipes.recipe("recognition", "sample").epochs, "lr": 0.1, "batch_size": 32, "sources": {"losses": "a"},
+    "data_fingerprint": "f", "epochs": EPOCHS, "lr": 0.1, "batch_size": 32,
+    "sources": {"losses": "a"},
 }  # fmt: skip
 
 
@@ -136,8 +138,7 @@ def test_a_run_that_does_not_fit_is_not_the_earlier_one_however_new(theirs, says
 )  # fmt: skip
 def test_it_has_the_recipe_s_epochs_or_the_asker_s(asking, own, theirs, fits, tmp_path):
     """The numbers are epochs more than the recipe's."""
-    recipe = recipes.RECIPES["recognition", "sample"].epochs
-    own, theirs = own + recipe, theirs + recipe
+    own, theirs = own + EPOCHS, theirs + EPOCHS
     write(tmp_path / "run", epochs=theirs)
     assert (earlier(tmp_path, asking, epochs=own)[0] is not None) == fits
 

@@ -43,12 +43,8 @@ FIGURES = {
     "recalls": lambda: plots.recall_bars({"a": {"1": 0.0}, "b": {"1": 1.0}}, {"1": 0.01}),
     "no chance": lambda: plots.recall_bars({"a": {1: 0.0, 2: 0.0}}),
     "two losses": lambda: plots.curves(_history("classification", "embedding"), one_loss=False),
-    "lines": lambda: plots.lines(
-        {"rate": {"a": [0, 1, 0]}, "size": {"a": [1, 1, 2]}}, [0, 1, 2], "x"
-    ),
-    "cosines": lambda: plots.similarities(
-        {"before": {"one": RNG.random(9), "two": -RNG.random(9)}}
-    ),
+    "lines": lambda: plots.lines({"rate": {"a": [0, 1]}, "size": {"a": [1, 2]}}, [0, 1], "x"),
+    "cosines": lambda: plots.similarities({"a": {"one": RNG.random(9), "two": -RNG.random(9)}}),
     **{name: getattr(diagrams, name) for name in DIAGRAMS},
 }
 
