@@ -121,14 +121,14 @@ def save(state: Fit) -> None:
     """Write last.ckpt, which alone says how far the fit is, then what follows from it."""
     if state.run.fabric.is_global_zero:
         content = {name: part.state_dict() for name, part in _parts(state).items()}
-        path = state.run.checkpoint(state.name, "last")
-        _write(path, content | {"history": state.history})
+        _write(content | {"history": state.history}, state.run.checkpoint(state.name, "last"))
         state.saved = len(state.history)
         _follow(state)
     state.run.fabric.barrier()
 
 
-def _write(path: Path, content: dict) -> None:
+def _write(content: dict, path: Path) -> None:
+    """Write a checkpoint whole; equal content gives equal bytes, as a file's name would not."""
     with whole(path) as draft, open(draft, "wb") as file:
         try:
             torch.save(content, file)
@@ -141,10 +141,14 @@ def _follow(state: Fit) -> None:
     best, path = best_row(state.history)["epoch"], state.run.checkpoint(state.name)
     written = finished.checkpoint(path).get("epoch") if path.exists() else 0
     if best == len(state.history) != written:
-        weights = {key: x.cpu() for key, x in state.reported.state_dict().items()}
-        classes, size = list(state.run.train.classes), state.run["image_size"]
-        saved = {"state_dict": weights, "config": state.model.config, "classes": classes}
-        _write(path, saved | {"image_size": size, "epoch": best})
+        content = {
+            "state_dict": {key: x.cpu() for key, x in state.reported.state_dict().items()},
+            "config": state.model.config,
+            "classes": list(state.run.train.classes),
+            "image_size": state.run["image_size"],
+            "epoch": best,
+        }
+        _write(content, path)
     elif best != written:
         raise CubsError(f"{path} is not that of epoch {best}, the best so far: restore it, or ask "
                         "for restart=True.")  # fmt: skip

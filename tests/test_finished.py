@@ -12,9 +12,11 @@ from cubslib import CubsError, recipes
 from cubslib.pages import site
 from cubslib.runs import finished
 
+EPOCHS = recipes.recipe("recognition", "sample").epochs
 OWN = {
     "dataset": "sample", "preset": "sample", "stem": "7x7", "limit_classes": 0, "seed": 0,
-    "data_fingerprint": "f", "epochs": 6, "lr": 0.1, "batch_size": 32, "sources": {"losses": "a"},
+    "data_fingerprint": "f", "epochs": EPOCHS, "lr": 0.1, "batch_size": 32,
+    "sources": {"losses": "a"},
 }  # fmt: skip
 
 
@@ -131,11 +133,12 @@ def test_a_run_that_does_not_fit_is_not_the_earlier_one_however_new(theirs, says
 
 @pytest.mark.parametrize(
     ("asking", "own", "theirs", "fits"),
-    [("T2", 6, 6, True), ("T2", 6, 5, False), ("T2", 2, 2, True), ("T2", 2, 1, False),
-     ("T2", 99, 6, True), ("T2", 99, 5, False), ("T4", 99, 6, True), ("T4", 1, 5, False)],
+    [("T2", 0, 0, True), ("T2", 0, -1, False), ("T2", -4, -4, True), ("T2", -4, -5, False),
+     ("T2", 9, 0, True), ("T2", 9, -1, False), ("T4", 9, 0, True), ("T4", -4, -1, False)],
 )  # fmt: skip
 def test_it_has_the_recipe_s_epochs_or_the_asker_s(asking, own, theirs, fits, tmp_path):
-    assert recipes.RECIPES["recognition", "sample"].epochs == 6
+    """The numbers are epochs more than the recipe's."""
+    own, theirs = own + EPOCHS, theirs + EPOCHS
     write(tmp_path / "run", epochs=theirs)
     assert (earlier(tmp_path, asking, epochs=own)[0] is not None) == fits
 

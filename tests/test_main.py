@@ -7,7 +7,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from cubslib import __main__, runs
+from cubslib import __main__, recipes, runs
 from cubslib.runs import parameters
 
 
@@ -83,13 +83,14 @@ def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
         run.release()
         raise error
 
+    total = recipes.recipe("recognition", "sample").epochs
     rows = [{"epoch": 7, "loss": 2.5, "val_top1": 0.25, "seconds": 1.0, "images_per_second": 9.0}]
     monkeypatch.setattr(papermill, "execute_notebook", fail)
     asked = ["-p", "data_root", data_root, "-p", "seed", "3", "-p", "restart", "True"]
     error = PapermillExecutionError(9, 3, "fit()", "CubsError", "the loss is nan.", ["", ""])
     status, out, said = command("run", "T1", *asked)
     assert (status, said) == (1, "the loss is nan.\n")
-    assert "classification, epoch 7 of 6: loss 2.500, val_top1 25.0%, 9 images/s" in out
+    assert f"classification, epoch 7 of {total}: loss 2.500, val_top1 25.0%, 9 images/s" in out
     error = PapermillExecutionError(9, 3, "fit()", "ZeroDivisionError", "by zero", ["", ""])
     assert command("run", "T1", *asked)[0] == 1
     error = KeyboardInterrupt()

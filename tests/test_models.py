@@ -52,7 +52,7 @@ def test_resnet18_is_torchvisions(pictures):
 @pytest.mark.parametrize("fashion", FASHIONS)
 def test_a_network_without_blocks_loads_into_one_with_and_hardly_changes(fashion, stem, pictures):
     torch.manual_seed(0)
-    plain, augmented = lived_in(resnet18(7, stem)), cubs_resnet18(7, fashion, stem).eval()
+    plain, augmented = lived_in(resnet18(7, stem)), cubs_resnet18(7, fashion, stem, 5.0).eval()
     missing, unexpected = augmented.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert {name.split(".attention.")[0] for name in missing} == {

@@ -51,7 +51,7 @@ def _run(root, name, **changes):
         "dataset": "real",
         "protocol": "complete",
         "seed": 3,
-        "settings": {"epochs": 2},
+        "settings": {"epochs": 2, "title": "Tiny ImageNet"},
         "hardware": "a CPU <8>",
         "num_parameters": 1_234_567,
         "seconds": 90,

@@ -119,7 +119,7 @@ def test_a_finished_run_is_the_gallery_of_the_unseen_classes(t4, monkeypatch):
         torch.testing.assert_close(found.norm(dim=1), torch.ones(16))
         recalls = metrics.recall_at_k(found, t4.test.labels)
         assert t4.record["recall"][stage] == {str(k): value for k, value in recalls.items()}
-    assert scoring.record_retrieval(t4, None, {}) == t4.record
+    assert scoring.record_retrieval(t4, None, {}, {}) == t4.record
     first, *rows = (t4.folder / "recall.csv").read_text().splitlines()
     assert first == "stage,k,recall"
     found = {stage: {} for stage in ("classification", "embedding")}

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cubslib.pages.plots import PALETTE, STYLE
+from cubslib.pages.plots import PALETTE, STYLE, described
 
 Box = tuple[float, float, str]  # its centre, in columns and rows, and its text
 WIDTH, HEIGHT = 0.8, 0.5
@@ -91,7 +91,7 @@ def _draw(
 ) -> Figure:
     """Draw boxes, arrows between neighbours (or `paths`) and `skips` above and below them."""
     columns, rows = (max(box[i] for box in boxes) for i in (0, 1))
-    figure = Figure(figsize=(1.3 * (columns + 1), 1.0 + 0.75 * (rows + len(skips))))
+    figure = Figure(figsize=(min(1.3 * (columns + 1), 15.5), 1.0 + 0.75 * (rows + len(skips))))
     ax = figure.subplots()
     for number, (x, y, text) in enumerate(boxes):
         frame = {"boxstyle": "round,pad=0.35", "fc": "#EAF2F8", "ec": PALETTE[0]}
@@ -105,8 +105,7 @@ def _draw(
             _skip(ax, boxes[start][0], boxes[stop][0], HEIGHT * (1 if level == 0 else -1))
     ax.set(xlim=(-0.6, columns + 0.6), ylim=(-rows - 0.9, 0.9))
     ax.axis("off")
-    figure.set_label(alt)
-    return figure
+    return described(figure, alt)
 
 
 def _skip(ax: Axes, start: float, stop: float, height: float) -> None:

@@ -73,7 +73,8 @@ def curves(history: Sequence[Mapping], one_loss: bool = True) -> Figure:
     names = {"loss": "Training loss", "val_top1": "Val top-1", "val_recall_at_1": "Val Recall@1"}
     fits = list(dict.fromkeys(row["fit"] for row in history))
     panels = [("loss", fits)] if one_loss else [("loss", [name]) for name in fits]
-    panels += [(key, fits) for key in list(names)[1:] if any(key in row for row in history)]
+    scored = {key for row in history for key, value in row.items() if value not in (None, "")}
+    panels += [(key, fits) for key in list(names)[1:] if key in scored]
     figure = Figure(figsize=(1.5 + 4.2 * len(panels), 3.8))
     said = []
     for ax, (key, own) in zip(
