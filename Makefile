@@ -3,11 +3,12 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 FREE_GB := 8
 PY := .venv/bin/python
 
-.PHONY: help demo test install
+.PHONY: help demo test test-long install
 
 help:
 	@echo 'make demo   train T4 on the drawn sample: two rows of recall and a page'
 	@echo 'make test   ruff, then all tests'
+	@echo 'make test-long   all kills, faults and fuzzed inputs: the table of tests/SURVIVED.md'
 
 demo: install
 	$(PY) -m cubslib run T4 -p margin 0.2 -p dataset sample
@@ -19,6 +20,10 @@ test: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest
+
+test-long: install
+	CUBSLIB_LONG=1 CUBSLIB_FUZZ=600 $(PY) -m pytest tests/test_kills.py tests/test_faults.py \
+	  tests/test_fuzzed.py tests/test_fuzzed_data.py
 
 install: .venv/installed
 

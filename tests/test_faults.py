@@ -27,8 +27,8 @@ MINE = {"run_dir": "runs/mine"}
 FAULTS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES")
 
 
-def refused(action, *says) -> str:
-    """Assert that `action` ends in one sentence that says all of `says`."""
+def sentence(action, *says) -> str:
+    """Assert that `action` ends in one sentence that says all of `says`; return it."""
     with pytest.raises(CubsError) as caught:
         action()
     text = str(caught.value)
@@ -37,6 +37,12 @@ def refused(action, *says) -> str:
     for part in says:
         assert part in text
     return text
+
+
+def refused(action, *says) -> str:
+    """Assert as `sentence`, and count it."""
+    with tally.case("a fault of a file, path or number: one sentence says it"):
+        return sentence(action, *says)
 
 
 def files(folder: Path) -> list[str]:
@@ -78,10 +84,12 @@ def test_a_write_that_fails_is_said_and_the_run_goes_on_from_before(
             harm.whole(task, data_root).release()
             writes, expected = begun["count"], harm.result(project)
         elif at <= writes:
-            with tally.case("a write fails (disk full, quota, read-only, denied): said, none lost"):
+            with tally.case(
+                "a write fails (full, quota, read-only, denied): one sentence, nothing lost"
+            ):
                 monkeypatch.setattr(os, "fsync", failing(at))
                 cure = "make room" if fault in ("ENOSPC", "EDQUOT") else "make it writable"
-                refused(lambda: harm.whole(task, data_root), "cannot be written", cure)
+                sentence(lambda: harm.whole(task, data_root), "cannot be written", cure)
                 assert not list(project.rglob("*.part"))
                 harm.whole(task, data_root).release()
                 small.assert_same(harm.result(project), expected)

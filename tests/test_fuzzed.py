@@ -79,9 +79,10 @@ def spoilt(data, tree):
 @fuzz
 @given(text=TEXTS)
 def test_the_command_line_reads_a_value_as_papermill_does(text):
-    found, theirs = __main__._parsed(["x", text])[1], _resolve_type(text)
-    assert type(found) is type(theirs)
-    assert found == theirs or math.isnan(found)
+    with tally.case("values on the command line: read as papermill does"):
+        found, theirs = __main__._parsed(["x", text])[1], _resolve_type(text)
+        assert type(found) is type(theirs)
+        assert found == theirs or math.isnan(found)
 
 
 @fuzz

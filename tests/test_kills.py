@@ -57,3 +57,8 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(unbroken, data_root,
         with tally.case(f"{task} killed at a random moment, begun again: the same bits", here):
             small.assert_same(finish(task, project, data_root), expected)
         kills, round = kills + here, round + 1
+
+
+def test_the_readme_quotes_what_the_long_tests_found():
+    readme = tally.RESULTS.parent.parent / "README.md"
+    assert tally.RESULTS.read_text() in readme.read_text()
