@@ -22,7 +22,7 @@ test: install
 	$(PY) -m pytest
 
 test-long: install
-	CUBSLIB_LONG=1 CUBSLIB_FUZZ=600 $(PY) -m pytest tests/test_kills.py tests/test_faults.py \
+	CUBSLIB_LONG=1 CUBSLIB_FUZZ=500 $(PY) -m pytest tests/test_kills.py tests/test_faults.py \
 	  tests/test_fuzzed.py tests/test_fuzzed_data.py
 
 install: .venv/installed

@@ -84,9 +84,7 @@ def test_a_write_that_fails_is_said_and_the_run_goes_on_from_before(
             harm.whole(task, data_root).release()
             writes, expected = begun["count"], harm.result(project)
         elif at <= writes:
-            with tally.case(
-                "a write fails (full, quota, read-only, denied): one sentence, nothing lost"
-            ):
+            with tally.case("a write fails (full, quota, read-only, denied): said, nothing lost"):
                 monkeypatch.setattr(os, "fsync", failing(at))
                 cure = "make room" if fault in ("ENOSPC", "EDQUOT") else "make it writable"
                 sentence(lambda: harm.whole(task, data_root), "cannot be written", cure)

@@ -45,7 +45,8 @@ def read(folder: Path) -> dict:
 def _complete(record: dict) -> bool:
     """Say whether a record has all that tables and later runs read from it."""
     if record["task"] == "T4":
-        numbers = [record["recall"][stage]["1"] for stage, *_ in TASKS["T4"].fits]
+        scores = [record["recall"][stage] for stage, *_ in TASKS["T4"].fits]
+        numbers = [x for row in scores for x in (row["1"], *row.values())]
     else:
         numbers = [record[split][f"top{k}"] for split in ("val", "test") for k in (1, 5)]
         numbers.append(record["settings"]["epochs"])

@@ -161,7 +161,8 @@ def check(task: str, given: dict[str, object]) -> dict[str, object]:
         if name not in rows:
             near = difflib.get_close_matches(name, rows, n=1)
             hint = f"did you mean {near[0]}" if near else f"it has {', '.join(rows)}"
-            raise CubsError(f"{task} has no parameter {name}: {hint}.")
+            shown = name if name.isidentifier() else _short(name)
+            raise CubsError(f"{task} has no parameter {shown}: {hint}.")
         values[name] = _checked(rows[name], value)
     return values
 
