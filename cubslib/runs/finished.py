@@ -45,12 +45,14 @@ def read(folder: Path) -> dict:
 def _complete(record: dict) -> bool:
     """Say whether a record has all that tables and later runs read from it."""
     if record["task"] == "T4":
-        scores = [record["recall"][stage] for stage, *_ in TASKS["T4"].fits]
-        numbers = [x for row in scores for x in (row["1"], *row.values())]
+        numbers = [record["recall"][stage]["1"] for stage, *_ in TASKS["T4"].fits]
+        numbers += [x for row in record["recall"].values() for x in row.values()]
     else:
         numbers = [record[split][f"top{k}"] for split in ("val", "test") for k in (1, 5)]
         numbers.append(record["settings"]["epochs"])
+    texts = [record["settings"].get(name, "") for name in ("fashion", "init_from", "title")]
     good = record["task"] in TASKS and all(isinstance(x, int | float) for x in numbers)
+    good = good and all(isinstance(x, str) for x in texts)
     return good and all(isinstance(record[name], kind) for name, kind in KINDS.items())
 
 
