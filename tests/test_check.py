@@ -14,7 +14,7 @@ from torch import nn
 from cubslib import blocks, check, datasets, losses, metrics, sampling
 from cubslib.__main__ import main
 from cubslib.check import held, mistakes, oracles
-from cubslib.check.compare import LOOSE, LOOSE_GRADIENT, _away, judge
+from cubslib.check.compare import LOOSE, judge
 
 NAMES = pytest.mark.parametrize("name", held.INPUTS)
 LIBRARY = {
