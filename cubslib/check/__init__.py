@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.template:
         path.write_text(template())
         return 0
-    if files == [path] and path.is_dir():
-        return _say(f"{path} holds no .py file: give a file, or a folder of them.")
+    if not files[0].is_file():
+        return _say(f"{path} is not there: give a Python file or a folder of them.")
     rows = [{"file": file.name} | _cells(file, asked.seconds) for file in files]
     if asked.csv:
         with open(asked.csv, "w", newline="") as out:

@@ -85,7 +85,7 @@ def _failure(name: str, case: str, found: dict, right: dict):
     """Return what fails at an input, and the evidence: the input, and both values."""
     given = held.INPUTS[name][1][case].items()
     shown = ", ".join(f"{k} = {np.array2string(np.asarray(x), **BRIEF)}" for k, x in given)
-    shown = f"smallest input that shows it: {' '.join(shown.split())}"
+    shown = f"smallest input that shows it, {case}: {' '.join(shown.split())}"
     entry = first_far(found, right)
     yours, wanted, away = found.get(entry), right.get(entry), distances(found, right)[entry]
     if entry == "raises":
@@ -99,6 +99,6 @@ def _failure(name: str, case: str, found: dict, right: dict):
     values = []
     for who, x in (("yours", yours), ("right", wanted)):
         texts = [f"›{x.flatten()[i]:.4g}‹" if i in far else f"{x.flatten()[i]:.4g}" for i in listed]
-        values.append(f"{who}: {' '.join(texts)}")
+        values.append(f"{who}, {entry}: {' '.join(texts)}")
     how = "holds NaN" if yours.isnan().any() else f"is off by {away.max():.2g} of its largest"
     return f"{entry} {how}", shown, *values

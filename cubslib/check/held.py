@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import adaptive_avg_pool2d
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cubslib import blocks, losses, metrics
 from cubslib.check import oracles
@@ -131,7 +131,7 @@ def _rows(make, name, split, state=1):
     _begun_anew(state)
     items, rows = make(_drawn(name)[0], split), []
     for image, label in (items[i] for i in range(len(items))):
-        image = torch.as_tensor(np.array(image))
+        image = torch.as_tensor(image)
         if image.ndim != 3 or len(image) != 3:
             raise TypeError(f"an image is {tuple(image.shape)}, not (3, H, W)")
         image = image * 255 if image.is_floating_point() else image.double()
@@ -207,27 +207,19 @@ def sentence(error):
     return f"raises {type(error).__name__}{''.join(lines[-1:])}: {error}".splitlines()[0][:300]
 
 
-class _Largest(TorchDispatchMode):
-    """Remembers the most numbers that one tensor held."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        self.numbers = max(self.numbers, getattr(out, "numel", int)())
-        return out
-
-
 def observed(name, thing):
     """Return input → outcome; and what is said of speed and memory, for which nobody is failed."""
     found = {case: outcome(name, case, thing) for case in INPUTS[name][1]}
     if name not in LIBRARY or any("raises" in entries for entries in found.values()):
         return found, []
-    costs, large = [], list(found)[-1]
-    for make in (thing, LIBRARY[name]):
-        call = partial(outcome, name, large, make)
-        with _Largest() as largest:
-            call()
-        costs += [min(timeit.repeat(call, number=1, repeat=3)), largest.numbers]
-    said = "takes {:.1f} × the library's time; its largest tensor holds {:,} numbers, there {:,}"
-    return found, [said.format(costs[0] / costs[2], costs[1], costs[3])]
+    (time, kept), (least, own) = (_cost(name, make) for make in (thing, LIBRARY[name]))
+    said = f"takes {time / least:.1f} × the library's time; the largest tensor that it keeps"
+    return found, [f"{said} for the gradient holds {kept:,} numbers, the library's {own:,}"]
+
+
+def _cost(name, make):
+    """Return the seconds that the largest input takes, and the largest tensor kept for backward."""
+    kept, call = [0], partial(outcome, name, list(INPUTS[name][1])[-1], make)
+    with saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        call()
+    return min(timeit.repeat(call, number=1, repeat=3)), max(kept)

@@ -39,7 +39,7 @@ mine MultiSimilarityLoss @ T4, the loss: "from these the hard ones", "whose mini
   every pair is kept: nothing is mined :: hard_other + margin → 9 :: hard_own - margin → -9
   pairs are mined against the easiest :: min( → MAX( :: max( → min( :: MAX( → max(
   the margin has the other sign :: other + margin → other - margin :: own - margin → own + margin
-MultiSimilarityLoss @ T4, the loss: "similarities S (cosine)", the formula, "m is the batch size"
+MultiSimilarityLoss @ T4 step 4, the loss: "similarities S (cosine)", the formula, "m is the batch"
   the similarities are of embeddings that are not normalised :: normalised(embeddings) → embeddings
   no gradient flows: detached or rebuilt as new :: unit @ unit.T → (unit @ unit.T).detach()
   α and β are exchanged :: self.alpha, self.beta, self.lam → self.beta, self.alpha, self.lam

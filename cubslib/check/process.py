@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import sys
 import tempfile
 from contextlib import suppress
@@ -54,7 +55,9 @@ def _result(file: Path, name: str, seconds: float):
             return f"still runs after {seconds:g} s (an endless loop, or training?)"
         with suppress(FileNotFoundError):
             return torch.load(Path(scratch, "result"), weights_only=True)
-        return f"ends the process (exit code {process.exitcode}; a signal's is negative)"
+        status = process.exitcode
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return f"ends the process ({how})"
 
 
 def _work(file: Path, name: str, scratch: str) -> None:
