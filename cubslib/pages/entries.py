@@ -16,7 +16,7 @@ QUESTIONS = {
     "T3": "Do the two CUBS attention blocks help it, and joined in which fashion?",
     "T4": "Does that network find cars of models never seen in training?",
 }
-STAGES = {"classification": "before (classifier's features)", "embedding": "after (embedding)"}
+STAGES = {"classification": "before", "embedding": "after"}  # the second stage of training
 
 
 @dataclass(frozen=True)
@@ -144,22 +144,42 @@ def table(found: Entry) -> list[tuple[str, list[float]]]:
 
 def columns(found: Entry) -> tuple[str, ...]:
     """Return the heads of the columns of `table`."""
-    ks = ("Recall@1", "Recall@2", "Recall@4", "Recall@8")
+    ks = ("R@1", "R@2", "R@4", "R@8")
     return ks if found.task == "T4" else ("top-1", "top-5")
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction in [0, 1] as it is printed.
+
+    >>> percent(0.1234)
+    '12.3\\xa0%'
+    """
+    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+
+
+def signed(points: float) -> str:
+    """Return a difference with its sign, a minus that is one.
+
+    >>> signed(-0.25), signed(0.0)
+    ('−0.2', '+0.0')
+    """
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def answer(found: Entry) -> str:
     """Answer the task's question in a sentence, whatever the numbers are."""
     error = found.error(found.headline)
-    sure = f" (standard error {error:.1%})" if error is not None else ""
-    of = f"Of {found.images:,} test images of {found.classes} classes" if found.images else "On test"
+    sure = f" (standard error {100 * error:.1f} points)" if error is not None else ""
+    of = (
+        f"Of {found.images:,} test images of {found.classes} classes" if found.images else "On test"
+    )
     if found.task != "T4":
-        return f"{of}, {found.headline:.1%} are named rightly at the first guess{sure}."
+        return f"{of}, {percent(found.headline)} are named rightly at the first guess{sure}."
     before = found.record["recall"]["classification"]["1"]
     change = 100 * (found.headline - before)
     text = (
-        f"{of}, the nearest other image is of the same class for {before:.1%} before and "
-        f"{found.headline:.1%}{sure} after the second stage: {change:+.1f} points"
+        f"{of}, the nearest other image is of the same class for {percent(before)} before and "
+        f"{percent(found.headline)}{sure} after the second stage: {signed(change)} points"
     )
     if error is None:
         return f"{text}."

@@ -20,14 +20,29 @@ from cubslib.disk import whole
 GENERATOR = '<meta name="generator" content="cubslib">'  # marks the pages that we may overwrite
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 TAGS = {
-    *("a abbr b blockquote br caption code col colgroup dd del div dl dt em figcaption figure hr i "
-      "img ins kbd li mark ol p pre q s samp small span strong sub sup table tbody td tfoot th "
-      "thead tr tt u ul var wbr").split(),
+    *["a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "del", "div", "dl", "dt", "em", "figcaption", "figure", "hr", "i", "img", "ins", "kbd", "li", "mark", "ol", "p", "pre", "q", "s", "samp", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "tt", "u", "ul", "var", "wbr"],
     *HEADINGS,
 }  # fmt: skip
 WITHOUT_CONTENT = set(
-    "script style iframe object embed template noscript svg math title textarea select audio video"
-    " frameset noframes xmp".split()
+    [
+        "script",
+        "style",
+        "iframe",
+        "object",
+        "embed",
+        "template",
+        "noscript",
+        "svg",
+        "math",
+        "title",
+        "textarea",
+        "select",
+        "audio",
+        "video",
+        "frameset",
+        "noframes",
+        "xmp",
+    ]
 )
 CELLS = {"scope", "colspan", "rowspan"}
 ATTRIBUTES = {"*": {"class"}, "a": {"href"}, "img": {"src", "alt", "style"}, "ol": {"start"}}

@@ -108,7 +108,9 @@ def blocks(content: nbformat.NotebookNode, path: Path, figures: Path | None = No
                 found.append(_code(cell, place, known, path.parent))
             elif cell.cell_type == "markdown":
                 if title:
-                    source = re.sub(rf"^#+ +{re.escape(title)}\s*$", "", source, count=1, flags=re.M)
+                    source = re.sub(
+                        rf"^#+ +{re.escape(title)}\s*$", "", source, count=1, flags=re.M
+                    )
                 html = markdown(source, path.parent, cell.get("attachments"), headings)
                 found.append(Block("text", place, html, said=cell.source))
     except (KeyError, TypeError, AttributeError, ValueError) as error:

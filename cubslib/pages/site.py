@@ -81,7 +81,11 @@ def site(root: Path, names: tuple[str, ...] = (), data_root: Path | None = None)
         look = f"../browser/{quote(here.name)}" if run.entry.name in browsed else ""
         written.add(_write(here, run.entry, run.notebook, run.figures, look, around))
     index = _index(folder / "index.html", runs, browsed, skipped, remarks)
-    for old in [*folder.glob("runs/*.html"), *folder.glob("browser/*.html"), *folder.glob("*.html")]:
+    for old in [
+        *folder.glob("runs/*.html"),
+        *folder.glob("browser/*.html"),
+        *folder.glob("*.html"),
+    ]:
         if old not in written and old != index and markup.is_ours(old):
             old.unlink()  # of a run that is gone
     return index
@@ -290,11 +294,11 @@ def _card(task: str, head: _Shown | None, runs: list[_Shown], browsed: set[str])
     entry = head.entry
     lead = _lead(head.figures, [])
     alike = entries.seeds([run.entry for run in runs if run.entry.task == task])
-    count = next((row["count"] for row in alike if row["first"].changed | {"seed": 0}
-                  == entry.changed | {"seed": 0}), 1)  # fmt: skip
+    alike = [row for row in alike if row["first"].changed | {"seed": 0}
+             == entry.changed | {"seed": 0}]  # fmt: skip
     look = f"browser/{quote(entry.name)}.html" if entry.name in browsed else ""
     return card | {"entry": entry, "address": head.address, "error": entry.error(entry.headline),
-                   "picture": lead, "browser": look, "seeds": count}  # fmt: skip
+                   "picture": lead, "browser": look, "seeds": alike[:1]}  # fmt: skip
 
 
 def _group(runs: list[_Shown]) -> dict:
@@ -310,7 +314,8 @@ def _table(title: str, runs: list[_Shown]) -> dict:
     """Return the rows of one table: numbers first, then what is not at its default."""
     retrieval = runs[0].entry.task == "T4"
     heads = ("R@1", "R@2", "R@4", "R@8", "R@1 before") if retrieval else ("Test", "Top-5", "Val")
-    names = list(dict.fromkeys(name for run in runs for name in run.entry.changed))
+    names = dict.fromkeys(name for run in runs for name in run.entry.changed)
+    names = [name for name in names if len({str(run.entry.changed.get(name)) for run in runs}) > 1]
     names = names if len(names) <= 4 else []  # the chips tell them where there are more
     columns = [*heads, "±", "Images", "Minutes", *names]
     rows = []

@@ -169,7 +169,7 @@
   find.addEventListener("input", filter);
   for (const one of [make, body, kind]) one.addEventListener("change", filter);
   more.addEventListener("click", grow);
-  new IntersectionObserver((seen) => { if (seen[0].isIntersecting && shown < found.length) grow(); }, { rootMargin: "600px" }).observe(more);
+  new IntersectionObserver((seen) => { if (seen[0].isIntersecting && shown < found.length) grow(); }, { root: document.querySelector(".shelf"), rootMargin: "600px" }).observe(more);
   filter();
   show();
 
