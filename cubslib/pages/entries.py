@@ -149,10 +149,10 @@ def columns(found: Entry) -> tuple[str, ...]:
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction in [0, 1] as it is printed.
+    r"""Return a fraction in [0, 1] as it is printed.
 
     >>> percent(0.1234)
-    '12.3\\xa0%'
+    '12.3\xa0%'
     """
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 

@@ -19,30 +19,15 @@ from cubslib.disk import whole
 
 GENERATOR = '<meta name="generator" content="cubslib">'  # marks the pages that we may overwrite
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-TAGS = {
-    *["a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "del", "div", "dl", "dt", "em", "figcaption", "figure", "hr", "i", "img", "ins", "kbd", "li", "mark", "ol", "p", "pre", "q", "s", "samp", "small", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "tt", "u", "ul", "var", "wbr"],
-    *HEADINGS,
-}  # fmt: skip
-WITHOUT_CONTENT = set(
-    [
-        "script",
-        "style",
-        "iframe",
-        "object",
-        "embed",
-        "template",
-        "noscript",
-        "svg",
-        "math",
-        "title",
-        "textarea",
-        "select",
-        "audio",
-        "video",
-        "frameset",
-        "noframes",
-        "xmp",
-    ]
+_TAGS = (
+    "a abbr b blockquote br caption code col colgroup dd del div dl dt em figcaption figure hr i "
+    "img ins kbd li mark ol p pre q s samp small span strong sub sup table tbody td tfoot th thead "
+    "tr tt u ul var wbr"
+)
+TAGS = {*_TAGS.split(" "), *HEADINGS}
+_WITHOUT_CONTENT = (
+    "script style iframe object embed template noscript svg math title textarea select audio video "
+    "frameset noframes xmp"
 )
 CELLS = {"scope", "colspan", "rowspan"}
 ATTRIBUTES = {"*": {"class"}, "a": {"href"}, "img": {"src", "alt", "style"}, "ol": {"start"}}
@@ -73,7 +58,7 @@ def clean(html: str) -> Markup:
         nh3.clean(
             html,
             tags=TAGS,
-            clean_content_tags=WITHOUT_CONTENT,
+            clean_content_tags=set(_WITHOUT_CONTENT.split(" ")),
             attributes=ATTRIBUTES,
             attribute_filter=_attribute,
             url_schemes={"http", "https", "mailto", "data"},
