@@ -83,7 +83,11 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     if record["task"] == "T4":
         stages = record["recall"]
         return [row | _recalls(record, stage) | {"Epochs": epochs[stage]} for stage in stages]
-    return [row | _accuracies(record) | {"Epochs": epochs[fashion or "classification"]}]
+    return [
+        row
+        | _accuracies(record)
+        | {"Epochs": epochs.get(fashion, epochs.get("classification", ""))}
+    ]
 
 
 def _accuracies(record: dict) -> dict[str, str]:
