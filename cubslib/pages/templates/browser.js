@@ -19,7 +19,8 @@
   });
 
   function nearest(stage, query) {
-    const { rows, norms, dim } = stage, best = [], own = Int32Array.from(rows.subarray(query * dim, (query + 1) * dim));
+    const { rows, norms, dim } = stage, best = [];
+    const own = Int32Array.from(rows.subarray(query * dim, (query + 1) * dim));
     for (let j = 0; j < count; j++) {
       if (j === query) continue;
       let s0 = 0, s1 = 0, d = 0, at = j * dim;
@@ -88,10 +89,11 @@
     for (const stage of stages) {
       const found = nearest(stage, query), list = document.createElement("div");
       const title = document.createElement("h3");
-      const right = found.filter(([, j]) => data.labels[j] === data.labels[query]).length;
+      const same = (j) => data.labels[j] === data.labels[query];
+      const right = found.filter(([, j]) => same(j)).length;
       title.textContent = `${stage.title}: ${right} of ${found.length} right`;
       list.className = "neighbours";
-      list.append(...found.map(([cosine, j]) => tile(j, data.labels[j] === data.labels[query], cosine)));
+      list.append(...found.map(([cosine, j]) => tile(j, same(j), cosine)));
       rove(list);
       target.append(title, list);
     }
@@ -109,7 +111,10 @@
     const tiles = [...list.children], at = tiles.indexOf(here);
     const across = tiles.findIndex((one) => one.offsetTop > tiles[0].offsetTop);
     const columns = across < 0 ? tiles.length : across;
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -at, End: tiles.length - 1 - at };
+    const steps = {
+      ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns,
+      Home: -at, End: tiles.length - 1 - at,
+    };
     if (!(event.key in steps)) return;
     event.preventDefault();
     const next = tiles[at + steps[event.key]];
@@ -123,7 +128,8 @@
     const one = event.target.closest(".tile");
     if (!one) return;
     location.hash = address(Number(one.dataset.image));
-    if (one.parentElement === grid) document.getElementById("query").scrollIntoView({ block: "nearest" });
+    if (one.parentElement !== grid) return;
+    document.getElementById("query").scrollIntoView({ block: "nearest" });
   });
   addEventListener("hashchange", show);
 
@@ -162,10 +168,12 @@
     found = [];
     for (let i = 0; i < count; i++) {
       const label = data.labels[i];
-      if ((!make.value || data.makes[label] === make.value) && (!body.value || data.bodies[label] === body.value)
-        && wanted(i) && words.every((word) => sought[label].includes(word))) found.push(i);
+      if (make.value && data.makes[label] !== make.value) continue;
+      if (body.value && data.bodies[label] !== body.value) continue;
+      if (wanted(i) && words.every((word) => sought[label].includes(word))) found.push(i);
     }
-    document.getElementById("count").textContent = `${found.length.toLocaleString("en")} of ${count.toLocaleString("en")} images`;
+    const [part, all] = [found.length, count].map((number) => number.toLocaleString("en"));
+    document.getElementById("count").textContent = `${part} of ${all} images`;
     shown = 0;
     grid.replaceChildren();
     grow();
@@ -173,7 +181,10 @@
   find.addEventListener("input", filter);
   for (const one of [make, body, kind]) one.addEventListener("change", filter);
   more.addEventListener("click", grow);
-  new IntersectionObserver((seen) => { if (seen[0].isIntersecting && shown < found.length) grow(); }, { root: document.querySelector(".shelf"), rootMargin: "600px" }).observe(more);
+  const shelf = { root: document.querySelector(".shelf"), rootMargin: "600px" };
+  new IntersectionObserver((seen) => {
+    if (seen[0].isIntersecting && shown < found.length) grow();
+  }, shelf).observe(more);
   filter();
   show();
 
@@ -183,7 +194,7 @@
   async function ranks(stage, progress) {
     const { rows, norms, dim } = stage, labels = data.labels;
     const best = new Float64Array(count).fill(-Infinity), nearer = new Int32Array(count);
-    const query = Float64Array.from(rows), pair = new Float64Array(dim), four = new Float64Array(4 * dim);
+    const query = Float64Array.from(rows), pair = new Float64Array(dim), four = [0, 0, 0, 0];
     const cosine = (sum, i, j) => sum / (norms[i] * norms[j]);
     const byClass = new Map();
     labels.forEach((label, i) => byClass.set(label, [...(byClass.get(label) ?? []), i]));
@@ -204,10 +215,12 @@
     let pause = performance.now();
     for (let j = 0; j < count; j += 2) {
       const two = j + 1 < count;
-      for (let d = 0; d < dim; d++) pair[d] = query[j * dim + d] + (two ? SHIFT * query[(j + 1) * dim + d] : 0);
+      for (let d = 0; d < dim; d++) {
+        pair[d] = query[j * dim + d] + (two ? SHIFT * query[(j + 1) * dim + d] : 0);
+      }
       for (let i = 0; i <= j; i += 4) {
         let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        const a = i * dim, b = Math.min(i + 1, count - 1) * dim, c = Math.min(i + 2, count - 1) * dim, e = Math.min(i + 3, count - 1) * dim;
+        const [a, b, c, e] = four.map((_, n) => Math.min(i + n, count - 1) * dim);
         for (let d = 0; d < dim; d++) {
           const p = pair[d];
           s0 += p * query[a + d];
@@ -215,12 +228,11 @@
           s2 += p * query[c + d];
           s3 += p * query[e + d];
         }
-        four[0] = s0; four[1] = s1; four[2] = s2; four[3] = s3;
-        for (let n = 0; n < 4; n++) {
-          const high = Math.round(four[n] / SHIFT), low = four[n] - high * SHIFT;
+        [s0, s1, s2, s3].forEach((sum, n) => {
+          const high = Math.round(sum / SHIFT), low = sum - high * SHIFT;
           judge(low, i + n, j);
           if (two) judge(high, i + n, j + 1);
-        }
+        });
       }
       if (performance.now() - pause > 60) {
         progress((j / count) ** 2);
@@ -241,16 +253,22 @@
       const apart = found.reduce((sum, rank, i) => sum + (rank !== stage.ranks[i]), 0);
       if (apart) wrong.push(`${stage.name}: ${apart} images' ranks differ from the library's`);
       for (const [k, rounded] of Object.entries(stage.rounded)) {
-        const hits = found.reduce((sum, rank) => sum + (rank < k), 0), row = document.querySelector(`#recalls tr[data-stage="${stage.name}"][data-k="${k}"]`);
-        const agrees = hits / count === rounded, recorded = (hits + stage.apart[k]) / count === stage.record[k];
-        row.lastElementChild.textContent = `${agrees ? "✓" : "✗"} ${(100 * hits / count).toFixed(3)} % (${hits} of ${count})`;
-        if (!agrees) wrong.push(`${stage.name}, K ${k}: not what the library found`);
-        if (!recorded) wrong.push(`${stage.name}, K ${k}: the record does not belong to these embeddings`);
+        const row = document.querySelector(`tr[data-stage="${stage.name}"][data-k="${k}"]`);
+        const hits = found.reduce((sum, rank) => sum + (rank < k), 0);
+        const agrees = hits / count === rounded, where = `${stage.name}, K ${k}`;
+        const recorded = (hits + stage.apart[k]) / count === stage.record[k];
+        const share = (100 * hits / count).toFixed(3);
+        row.lastElementChild.textContent = `${agrees ? "✓" : "✗"} ${share} % (${hits} of ${count})`;
+        if (!agrees) wrong.push(`${where}: not what the library found`);
+        if (!recorded) wrong.push(`${where}: the record does not belong to these embeddings`);
       }
     }
     bar.hidden = true;
     button.disabled = false;
     const time = ((performance.now() - started) / 1000).toFixed(1);
-    verdict.textContent = (wrong.length ? `✗ Does not agree. ${wrong.join("; ")}.` : "✓ Agrees: your browser found exactly what the library found, and the record's numbers follow from it.") + ` ${time} s.`;
+    const good = "✓ Agrees: your browser found exactly what the library found, and the record's "
+      + "numbers follow from it.";
+    verdict.textContent = wrong.length ? `✗ Does not agree. ${wrong.join("; ")}.` : good;
+    verdict.textContent += ` ${time} s.`;
   });
 }

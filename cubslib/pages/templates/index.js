@@ -4,7 +4,7 @@
   for (const table of document.querySelectorAll("table.results")) {
     const body = table.tBodies[0], rows = [...body.rows];
     const filters = document.querySelector(`.filters[data-table="${table.id}"]`);
-    const [find, task] = [filters.querySelector("input"), filters.querySelector("select:not(.sort)")];
+    const find = filters.querySelector("input"), task = filters.querySelector("select:not(.sort)");
     const select = filters.querySelector(".sort"), count = filters.querySelector(".count");
     const heads = [...table.tHead.rows[0].cells].slice(1, -1);
     const filter = () => {
@@ -12,7 +12,8 @@
       let shown = 0;
       for (const row of rows) {
         const text = (row.dataset.name + " " + row.textContent).toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word)) || !!(task && task.value && task.value !== row.dataset.task);
+        const other = task && task.value && task.value !== row.dataset.task;
+        row.hidden = other || !words.every((word) => text.includes(word));
         shown += !row.hidden;
       }
       count.textContent = `${shown} of ${rows.length} runs`;
@@ -24,12 +25,15 @@
         return (down ? -1 : 1) * (Number.isNaN(numbers) ? x.localeCompare(y) : numbers);
       });
       body.append(...sorted);
-      heads.forEach((head, i) => i === column ? head.setAttribute("aria-sort", down ? "descending" : "ascending") : head.removeAttribute("aria-sort"));
+      for (const head of heads) head.removeAttribute("aria-sort");
+      heads[column]?.setAttribute("aria-sort", down ? "descending" : "ascending");
     };
     heads.forEach((head, i) => head.querySelector("button").addEventListener("click", () => {
       sort(i, head.getAttribute("aria-sort") !== "descending");
     }));
-    select.addEventListener("change", () => sort(select.value === "" ? -1 : Number(select.value), true));
+    select.addEventListener("change", () => {
+      sort(select.value === "" ? -1 : Number(select.value), true);
+    });
     find.addEventListener("input", filter);
     if (task) task.addEventListener("change", filter);
     filter();
@@ -46,10 +50,15 @@
         return;
       }
       const [a, b] = ticked.map((row) => row.dataset), gain = a.value - b.value;
-      const error = Math.sqrt([a, b].reduce((sum, x) => sum + x.value * (1 - x.value) / x.images, 0));
+      const variance = (x) => x.value * (1 - x.value) / x.images;
+      const error = Math.sqrt(variance(a) + variance(b));
       const clear = Math.abs(gain) > 2 * error ? "more" : "no more";
-      let text = `${a.name}: ${percent(a.value)} %, ${b.name}: ${percent(b.value)} %; difference ${gain < 0 ? "−" : "+"}${percent(Math.abs(gain))} points`;
-      text += Number.isFinite(error) ? ` ± ${percent(error)} (standard error), ${clear} than two of it.` : "; its error is unknown.";
+      const points = `${gain < 0 ? "−" : "+"}${percent(Math.abs(gain))} points`;
+      let text = `${a.name}: ${percent(a.value)} %, ${b.name}: ${percent(b.value)} %; `;
+      text += `difference ${points}`;
+      text += Number.isFinite(error)
+        ? ` ± ${percent(error)} (standard error), ${clear} than two of it.`
+        : "; its error is unknown.";
       if (a.print !== b.print) text += " They were scored on different images.";
       said.textContent = text;
     });

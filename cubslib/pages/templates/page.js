@@ -4,6 +4,7 @@ const kept = {
   get(name) { try { return localStorage.getItem(name); } catch { return null; } },
   set(name, value) { try { localStorage.setItem(name, value); } catch { /* not remembered */ } },
 };
+const named = (hash) => document.getElementById(decodeURIComponent(hash.slice(1)));
 
 {
   const names = ["auto", "light", "dark"], button = document.getElementById("theme");
@@ -12,7 +13,8 @@ const kept = {
     if (theme === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
     button.textContent = "◐ " + theme;
-    button.setAttribute("aria-label", "Colours: " + (theme === "auto" ? "auto, as the system" : theme));
+    const said = theme === "auto" ? "auto, as the system" : theme;
+    button.setAttribute("aria-label", "Colours: " + said);
   };
   button.addEventListener("click", () => {
     theme = names[(names.indexOf(theme) + 1) % names.length];
@@ -40,13 +42,21 @@ const kept = {
 }
 
 {
-  // The contents follow the reader: the last heading above the upper third is where one is.
+  // The contents follow the reader: one is where the last heading above the upper third is; at the
+  // page's end, where no heading can come up to it, that line sinks to the window's foot.
   const links = [...document.querySelectorAll(".contents a")];
-  const heads = links.map((link) => document.getElementById(decodeURIComponent(link.hash.slice(1))));
+  const heads = links.map((link) => named(link.hash));
   const follow = () => {
+    const left = document.documentElement.scrollHeight - innerHeight - scrollY;
+    const line = Math.max(innerHeight / 3, innerHeight - left);
     let here = 0;
-    heads.forEach((head, i) => { if (head && head.getBoundingClientRect().top < innerHeight / 3) here = i; });
-    links.forEach((link, i) => i === here ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current"));
+    heads.forEach((head, i) => {
+      if (head && head.getBoundingClientRect().top < line) here = i;
+    });
+    links.forEach((link, i) => {
+      if (i === here) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    });
   };
   if (links.length) {
     addEventListener("scroll", follow, { passive: true });
@@ -60,8 +70,9 @@ const kept = {
 {
   // What a link leads to is unfolded; paper shows what is folded on the index.
   const unfold = () => {
-    const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    for (let part = place; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    for (let part = named(location.hash); part; part = part.parentElement) {
+      if (part.tagName === "DETAILS") part.open = true;
+    }
   };
   addEventListener("hashchange", unfold);
   unfold();
