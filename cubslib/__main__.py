@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | search | classify`."""
+"""The command line: `python -m cubslib run | report | search | classify | check`."""
 
 import argparse
 import os
@@ -16,6 +16,11 @@ from cubslib.disk import whole
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for what cannot be done, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["check"]:
+        from cubslib import check
+
+        return check.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -34,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cubslib", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    commands.add_parser("check", help="hold one's own code against the hand-out, name the mistake")
     run = commands.add_parser("run", help="run a notebook; leave it and its HTML in its run_dir")
     run.add_argument("task", choices=("T1", "T2", "T3", "T4"))
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -78,10 +84,6 @@ def run_notebook(task: str, parameters: dict) -> None:
     Raises:
         CubsError: what was asked cannot be done, or a cell failed.
     """
-    from nbclient.exceptions import DeadKernelError
-    from papermill import execute_notebook
-    from papermill.exceptions import PapermillExecutionError
-
     from cubslib import machine, runs
     from cubslib.pages import site
     from cubslib.pages.table import table
@@ -96,19 +98,29 @@ def run_notebook(task: str, parameters: dict) -> None:
     asked.check(task, parameters)  # unknown names too: `start` has only a namespace to go by
     run = runs.start(task, parameters)  # every other check; it also sets aside what is replaced
     run.release()
-    shown = run.finished
     parameters = {name: value for name, value in parameters.items() if name != "restart"}
     kept = run.folder / f"{stem}.ipynb"
+    _execute(run, source, parameters, kept)
+    print(table([(run.folder, run.record)]))
+    print(f"page: {site.page(kept)}")
+
+
+def _execute(run, source: Path, parameters: dict, kept: Path) -> None:
+    """Execute the notebook `source`; leave at `kept` what came of it, to the cell that failed."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+
+    shown = run.finished
     with tempfile.TemporaryDirectory() as scratch:
-        draft, whole_draft = Path(scratch) / f"{stem}.ipynb", False
+        draft, whole_draft = Path(scratch) / kept.name, False
         try:
             with _Watch(run):
                 execute_notebook(source, draft, parameters, progress_bar=False)
             whole_draft = True
         except PapermillExecutionError as error:
-            raise CubsError(
-                f"{error.evalue}" if error.ename == "CubsError" else str(error)
-            ) from None
+            said = f"{error.evalue}" if error.ename == "CubsError" else str(error)
+            raise CubsError(said) from None
         except DeadKernelError:
             raise CubsError(
                 "The notebook's kernel was killed, most likely for want of memory: ask for a "
@@ -125,8 +137,6 @@ def run_notebook(task: str, parameters: dict) -> None:
             if draft.exists() and (whole_draft or not (shown and kept.exists())):
                 with whole(kept) as part:
                     shutil.copyfile(draft, part)
-    print(table([(run.folder, run.record)]))
-    print(f"page: {site.page(kept)}")
 
 
 class _Watch(threading.Thread):

@@ -25,7 +25,8 @@ class Augmentation:
 
     Attributes:
         min_area: the smallest share of the image's area that a crop keeps, in (0, 1].
-        max_aspect: the largest stretch of a crop, ≥ 1: its width to height lies in [1/a, a].
+        max_aspect: the largest stretch of a crop, ≥ 1: its width to height, as shares of the
+            image's, lies in [1/a, a]; it gives way where the crop would leave the image.
         flip: whether half the images are mirrored.
         colour: the largest relative change of brightness, contrast and saturation, in [0, 1).
         erase: the share of images that lose a square of 1/16 to 1/4 of their area, in [0, 1].
@@ -57,9 +58,10 @@ def augment(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
         float32 (B, 3, S, S) with about zero mean and unit variance.
     """
     u = u.to(images.device)
-    batch = _resample(images.float() / 255, u[:, :5], how, size)
-    batch = _recolour(batch, u[:, 5:8], how.colour)
-    return _erase(_normalise(batch), u[:, 8:12], how.erase)
+    with torch.autocast(images.device.type, enabled=False):
+        batch = _resample(images.float(), u[:, :5], how, size).div_(255)
+        batch = _recolour(batch, u[:, 5:8], how.colour)
+        return _erase(_normalise(batch), u[:, 8:12], how.erase)
 
 
 def prepare(images: Tensor, size: int) -> Tensor:
@@ -85,25 +87,41 @@ def restore(batch: Tensor) -> Tensor:
 
 
 def _normalise(batch: Tensor) -> Tensor:
+    """Normalise a batch (B, 3, S, S) of floats in [0, 1], in place."""
     mean, std = (batch.new_tensor(c).view(3, 1, 1) for c in (MEAN, STD))
-    return (batch - mean) / std
+    return batch.sub_(mean).div_(std)
 
 
 def _resample(batch: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
-    """Crop, stretch, scale and mirror in one bilinear resampling (B, 3, H, W) → (B, 3, S, S)."""
+    """Crop, stretch, scale and mirror, rows and columns apart: (B, 3, H, W) → (B, 3, S, S)."""
     side = (how.min_area + (1 - how.min_area) * u[:, 0]).sqrt()
-    stretch = how.max_aspect ** (u[:, 1] - 0.5)
-    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
-    # affine_grid counts in half-images from the centre: ±(1 - width) is as far as a crop can go.
-    theta = batch.new_zeros(len(batch), 2, 3)
-    mirror = 1 - 2 * (u[:, 4] < 0.5).float() if how.flip else 1
-    theta[:, 0, 0], theta[:, 1, 1] = width * mirror, height
-    theta[:, 0, 2], theta[:, 1, 2] = (
-        (1 - width) * (2 * u[:, 2] - 1),
-        (1 - height) * (2 * u[:, 3] - 1),
-    )
-    grid = F.affine_grid(theta, [len(batch), 3, size, size], align_corners=False)
-    return F.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
+    stretch = (how.max_aspect ** (u[:, 1] - 0.5)).clamp(side, 1 / side)  # the area stays
+    columns = _weights(side * stretch, u[:, 2], batch.shape[3], size)
+    rows = _weights(side / stretch, u[:, 3], batch.shape[2], size)
+    if how.flip:
+        columns = columns.where((u[:, 4] >= 0.5)[:, None, None], columns.flip(1))
+    return rows[:, None] @ batch @ columns.mT[:, None]
+
+
+def _weights(share: Tensor, place: Tensor, pixels: int, size: int) -> Tensor:
+    """Return how much each pixel of a line counts for each that is made: (B, S, `pixels`).
+
+    Bilinear with antialiasing, as `prepare` resizes: a triangle about the pixel's centre, half as
+    wide as the pixel, at least as one that is read.
+
+    Args:
+        share: how much of the line is kept (B,), in (0, 1].
+        place: where the kept part lies (B,), from 0 at the start to 1 at the end.
+        pixels: H or W.
+        size: S.
+    """
+    step = share * (pixels / size)  # (B,), pixels that are read for one that is made
+    index = torch.arange(size, device=share.device) + 0.5
+    centre = ((1 - share) * place * pixels)[:, None] + step[:, None] * index  # (B, S)
+    pixel = torch.arange(pixels, device=share.device) + 0.5
+    distance = (pixel - centre[:, :, None]).abs_().div_(step.clamp(min=1)[:, None, None])
+    weights = (1 - distance).clamp_(min=0)  # (B, S, pixels)
+    return weights.div_(weights.sum(2, keepdim=True))
 
 
 def _recolour(batch: Tensor, u: Tensor, strength: float) -> Tensor:

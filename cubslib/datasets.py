@@ -5,18 +5,34 @@ assignment and depend on nothing but the files: no seed enters them.
 """
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from scipy.io import loadmat
 
-from cubslib import CubsError
+from cubslib import CubsError, annotations
+from cubslib.decoding import image_size
+from cubslib.disk import fingerprint
 from cubslib.packed import PackedImages
 
 SPLITS = ("train", "val", "test")
 TINY_IMAGENET_TOTAL = 110_000  # 100,000 train and 10,000 val; the official test has no labels
 CARS196_TOTAL = 16_185
+CARS196_TRAIN = 8_054  # of the first 98 classes
+
+# What the official classes are: class_digest(wnids.txt, sorted), class_digest(class_names).
+TINY_IMAGENET_CLASSES = "08503535f46f9493"
+CARS196_CLASSES = "4ded0e0a5994d517"
+
+
+def class_digest(names: Sequence[str]) -> str:
+    """Return 16 hexadecimal digits of classes in their order, by their letters and digits alone.
+
+    >>> class_digest(["Ram C/V Van"]) == class_digest(["ram c-v van"]) != class_digest(["Ram"])
+    True
+    """
+    return fingerprint(*(re.sub("[^a-z0-9]", "", name.lower()) for name in names))
 
 
 class TinyImageNet(PackedImages):
@@ -32,35 +48,41 @@ class TinyImageNet(PackedImages):
         limit_classes: the first n classes only; 0 for all.
 
     Raises:
-        CubsError: a file or folder that should be there is missing, or `split` is none.
+        UnsoundData: a file or folder is missing, or a row of a table is not as it must be.
+        CubsError: `split` is none.
     """
 
     def __init__(self, root: str | Path, split: str, *, limit_classes: int = 0):
-        root = Path(root)
+        root, troubles = Path(root), []
         _check_split(split)
-        wnids = sorted(_lines(root / "wnids.txt"))
-        train = [_class_images(root, wnid) for wnid in wnids]
-        test = _annotated_images(root, wnids)
+        wnids = annotations.wnids(root / "wnids.txt", troubles)
+        words = annotations.words(root / "words.txt", troubles)
+        train, ignored = _train_images(root, wnids, troubles)
+        rows = annotations.val_rows(root / "val" / "val_annotations.txt", wnids, troubles)
+        ignored += annotations.folder(root / "val" / "images", list(rows), troubles)
+        annotations.refuse(troubles)
+        per_class = np.array([len(images) for images in train])
         if split == "test":
-            files, labels = list(test), np.array(list(test.values()))
-            rows = np.arange(len(files))
+            files, labels = [f"val/images/{name}" for name in rows], np.array([*rows.values()])
+            chosen = np.arange(len(files))
         else:
             files = [file for images in train for file in images]
-            labels = np.repeat(np.arange(len(wnids)), [len(images) for images in train])
-            place = np.concatenate([np.arange(len(images)) for images in train])
-            rows = np.flatnonzero((place % 10 == 9) == (split == "val"))
-        rows = rows[labels[rows] < (limit_classes or len(wnids))]
-        total = sum(map(len, train)) + len(test)
-        words = dict(line.partition("\t")[::2] for line in _lines(root / "words.txt"))
+            labels = np.repeat(np.arange(len(wnids)), per_class)
+            place = np.concatenate([np.arange(count) for count in per_class])
+            chosen = np.flatnonzero((place % 10 == 9) == (split == "val"))
+        official = class_digest(wnids) == TINY_IMAGENET_CLASSES
+        whole = (per_class == 500).all() and np.bincount([*rows.values()]).tolist() == [50] * 200
+        total = int(per_class.sum()) + len(rows)
         super().__init__(
             root,
             "test" if split == "test" else "train",
             files,
             labels,
             [words.get(wnid, wnid).split(",")[0] for wnid in wnids],
-            rows,
+            chosen[labels[chosen] < (limit_classes or len(wnids))],
             size=64,
-            protocol=_protocol(total, TINY_IMAGENET_TOTAL),
+            title="Tiny ImageNet" if official else _own(len(wnids)),
+            protocol=_protocol(official, whole, total, TINY_IMAGENET_TOTAL, ignored),
         )
 
 
@@ -78,8 +100,12 @@ class Cars196(PackedImages):
         val_classes: how many training classes are held back as `val`.
         limit_classes: the first n classes of each half only; 0 for all.
 
+    Attributes:
+        annotated: the boxes (N, 4) of all N files, left, upper, right, lower; None without any.
+
     Raises:
-        CubsError: a file that should be there is missing, or `split` is none.
+        UnsoundData: a file is missing, or a row of a table is not as it must be.
+        CubsError: `split` is none, or `crop` is asked for where no box is annotated.
     """
 
     def __init__(
@@ -92,39 +118,34 @@ class Cars196(PackedImages):
         val_classes: int = 0,
         limit_classes: int = 0,
     ):
-        root = Path(root)
+        root, troubles = Path(root), []
         _check_split(split)
-        names = _mat(root, "devkit/cars_meta.mat", "class_names")
-        train = _mat(root, "devkit/cars_train_annos.mat", "annotations")
-        test = _mat(root, "cars_test_annos_withlabels.mat", "annotations")
-        files = _checked(root, "cars_train", train) + _checked(root, "cars_test", test)
-        rows = np.concatenate([train, test])
-        labels = rows["class"].astype(np.int64) - 1  # official labels run from 1
-        corners = np.stack([rows[f"bbox_{side}"].astype(np.int64) for side in _CORNERS], axis=1)
-        boxes = corners - [1, 1, 0, 0]  # 1-based, both ends within → Pillow's half-open box
+        names = annotations.class_names(root / "devkit/cars_meta.mat", troubles)
+        files, labels, corners, ignored = _cars(root, len(names), troubles)
+        annotations.refuse(troubles)
+        boxes = None if corners is None else corners - [1, 1, 0, 0]  # → Pillow's half-open box
+        if crop and boxes is None:
+            raise CubsError(f"crop is True, but {root} has no boxes annotated: leave it False.")
         half = len(names) // 2
-        count = min(limit_classes or half, half)
-        classes = np.arange(count) + (half if split == "test" else 0)
-        if split != "test":
-            held_back = (np.arange(val_classes) + 1) * count // max(val_classes, 1) - 1
-            classes = classes[np.isin(classes, held_back) == (split == "val")]
-        protocol = _protocol(len(files), CARS196_TOTAL)
-        if _spans_every_image(root, files, boxes):
+        classes = _zero_shot(split, half, limit_classes, val_classes)
+        official = class_digest(names) == CARS196_CLASSES
+        whole = (len(files), (labels < half).sum()) == (CARS196_TOTAL, CARS196_TRAIN)
+        protocol = _protocol(official, whole, len(files), CARS196_TOTAL, ignored)
+        if boxes is not None and _spans_every_image(root, files, boxes):
             protocol += ", cropped copy"
         super().__init__(
             root,
             "crop" if crop else "full",
             files,
             labels,
-            [str(name) for name in names],
+            names,
             np.flatnonzero(np.isin(labels, classes)),
             size=size,
             boxes=boxes if crop else None,
+            title="Cars196" if official else _own(len(names)),
             protocol=protocol,
         )
-
-
-_CORNERS = ("x1", "y1", "x2", "y2")
+        self.annotated = boxes
 
 
 def _check_split(split: str) -> None:
@@ -132,77 +153,77 @@ def _check_split(split: str) -> None:
         raise CubsError(f"split is {split!r}; it is one of {', '.join(SPLITS)}.")
 
 
-def _protocol(found: int, total: int) -> str:
-    return "complete" if found == total else f"subset: {found:,} of {total:,}"
+def _own(num_classes: int) -> str:
+    return f"images of {num_classes} classes of one's own"
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except FileNotFoundError:
-        raise CubsError(f"{path} is missing: unpack the whole data set there.") from None
+def _protocol(official: bool, whole: bool, found: int, total: int, ignored: int) -> str:
+    """Say how images at hand stand to the official ones; `whole` is whether the counts agree."""
+    if official and whole:
+        text = "complete"
+    elif official and found < total:
+        text = f"subset: {found:,} of {total:,}"
+    else:
+        text = f"{found:,} images, not the official {total:,}"
+    return text + (f", {ignored:,} files without labels" if ignored else "")
 
 
-def _class_images(root: Path, wnid: str) -> list[str]:
-    """Names of a class's training images, in the order of their numbers."""
-    folder = f"train/{wnid}/images"
-    try:
-        names = [name for name in os.listdir(root / folder) if name.endswith(".JPEG")]
-    except FileNotFoundError:
-        names = []
-    if not names:
-        raise CubsError(f"{root / folder} holds no images: unpack the whole data set there.")
-    return [f"{folder}/{name}" for name in sorted(names, key=lambda name: (len(name), name))]
-
-
-def _annotated_images(root: Path, wnids: list[str]) -> dict[str, int]:
-    """The official val images with their labels; every row must have its file."""
-    path = root / "val" / "val_annotations.txt"
-    number = {wnid: label for label, wnid in enumerate(wnids)}
-    try:
-        rows = [line.split("\t") for line in _lines(path)]
-        labels = {file: number[wnid] for file, wnid, *_ in rows}
-    except (KeyError, ValueError):
-        raise CubsError(f"{path} has a row without file and known wnid: fetch it again.") from None
-    _require(root / "val" / "images", list(labels))
-    return {f"val/images/{file}": label for file, label in labels.items()}
-
-
-def _mat(root: Path, name: str, field: str) -> np.ndarray:
-    try:
-        return np.atleast_1d(loadmat(root / name, squeeze_me=True)[field])
-    except FileNotFoundError:
-        raise CubsError(f"{root / name} is missing: unpack the whole data set there.") from None
-    except Exception as error:  # a damaged file leads SciPy to raise almost anything
-        raise CubsError(
-            f"{root / name} is not the official file with {field}: fetch it again."
-        ) from error
-
-
-def _checked(root: Path, folder: str, rows: np.ndarray) -> list[str]:
-    _require(root / folder, [str(name) for name in rows["fname"]])
-    return [f"{folder}/{name}" for name in rows["fname"]]
-
-
-def _require(folder: Path, names: list[str]) -> None:
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise CubsError(
-            f"{folder} lacks {len(missing):,} of {len(names):,} annotated images, "
-            f"{missing[0]} first: unpack the whole data set there."
+def _train_images(root: Path, wnids: list[str], troubles: list[str]) -> tuple[list[list[str]], int]:
+    """Names of each class's training images by their numbers; how many other files lie there."""
+    found, ignored = [], 0
+    for wnid in wnids:
+        folder = f"train/{wnid}/images"
+        here = annotations.files(root / folder, troubles)
+        names = sorted(
+            (name for name in here if name.endswith(".JPEG")), key=lambda name: (len(name), name)
         )
+        if not names:
+            troubles.append(f"{root / folder} holds no images: unpack the whole data set there.")
+        found.append([f"{folder}/{name}" for name in names])
+        ignored += len(here) - len(names)
+    train = root / "train"
+    others = set(os.listdir(train) if wnids and train.is_dir() else ()) - set(wnids)
+    for name in sorted(others):
+        if (train / name).is_dir() and not name.startswith("."):
+            troubles.append(f"{train / name} is no class of wnids.txt: list it or take it away.")
+    return found, ignored
+
+
+def _zero_shot(split: str, half: int, limit_classes: int, val_classes: int) -> np.ndarray:
+    """The labels of a split of 2 × `half` classes."""
+    count = min(limit_classes or half, half)
+    if split == "test":
+        return np.arange(count) + half
+    held_back = (np.arange(val_classes) + 1) * count // max(val_classes, 1) - 1
+    return np.flatnonzero(np.isin(np.arange(count), held_back) == (split == "val"))
+
+
+def _cars(root: Path, num_classes: int, troubles: list[str]) -> tuple:
+    """Files, labels and corners of both official halves; how many files have no label."""
+    parts, ignored = [], 0
+    for folder, table in (
+        ("cars_train", "devkit/cars_train_annos.mat"),
+        ("cars_test", "cars_test_annos_withlabels.mat"),
+    ):
+        names, labels, corners = annotations.car_rows(root / table, num_classes, troubles)
+        ignored += annotations.folder(root / folder, names, troubles)
+        parts.append(([f"{folder}/{name}" for name in names], labels, corners))
+    files, labels, corners = zip(*parts, strict=True)
+    if not (any(files) or troubles):
+        troubles.append(f"{root} has no image with a label: unpack the whole data set there.")
+    boxed = all(part is not None for part in corners)
+    return (
+        sum(files, []),
+        np.concatenate(labels),
+        np.concatenate(corners) if boxed else None,
+        ignored,
+    )
 
 
 def _spans_every_image(root: Path, files: list[str], boxes: np.ndarray) -> bool:
     """Whether the boxes cover all images: then these are cut already (read only if likely)."""
-    if (boxes[:, :2] > 0).any():
+    if not len(files) or (boxes[:, :2] > 0).any():
         return False
-    for file, box in zip(files, boxes, strict=True):
-        try:
-            with Image.open(root / file) as image:
-                if image.size != (box[2], box[3]):
-                    return False
-        except OSError:
-            raise CubsError(f"{root / file} is no image: unpack the whole set there.") from None
-    return True
+    return all(
+        image_size(root / file) == (box[2], box[3]) for file, box in zip(files, boxes, strict=True)
+    )

@@ -3,16 +3,19 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cubslib import CubsError
 
-UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST}
+UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]  # whose processes we know
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         CubsError: the folder of `path` cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(draft)
@@ -68,6 +71,22 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
         held.release()
 
 
+def clear(folder: Path) -> None:
+    """Remove what dead processes left in `folder`, its sub-folders apart: drafts and lock files.
+
+    A draft that a process of another host may still write stays, and so does what cannot be
+    removed. (A waiting process notices that a lock file is gone, and makes a new one.)
+    """
+    for draft in folder.glob(".*.part"):
+        process = re.search(r"\.([0-9a-f]{6})-(\d+)\.part$", draft.name)
+        if process and process[1] == HOST and not _lives(int(process[2])):
+            with suppress(OSError):
+                _remove(draft)
+    for file in folder.glob(".*.lock"):
+        with suppress(OSError, RuntimeError), FileLock(file, timeout=0):  # not one of our own
+            file.unlink()
+
+
 def fingerprint(*parts: object) -> str:
     """Return 16 hexadecimal digits that change when any of `parts` does (by its bytes or `repr`).
 
@@ -83,7 +102,20 @@ def fingerprint(*parts: object) -> str:
 
 def _unwritable(path: Path, error: OSError) -> CubsError:
     why = error.strerror or "not permitted"
-    return CubsError(f"{path.parent} cannot be written ({why}): make it writable.")
+    cure = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+    return CubsError(f"{path.parent} cannot be written ({why}): {cure}.")
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # there, 0 is no mere question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

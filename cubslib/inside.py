@@ -1,13 +1,15 @@
-"""Networks looked into: what each stage gives, what the gates do.
+"""Networks looked into: what each stage gives and costs, what the gates do.
 
-Shapes: B images, C channels, H × W positions, S pixels a side.
+Shapes: B images, C channels, H × W positions, S pixels a side, N features of block 1.
 """
+
+import time
 
 import torch
 from torch import Tensor, nn
 
 from cubslib import models
-from cubslib.blocks import CubsBlock1, CubsBlock2
+from cubslib.blocks import CubsBlock1, CubsBlock2, self_similarity
 
 
 @torch.no_grad()
@@ -36,6 +38,56 @@ def stages(model: nn.Module, size: int) -> list[dict]:
     return rows
 
 
+def step_seconds(model: nn.Module, size: int, batch: int = 32, repeats: int = 3) -> float:
+    """Return the seconds of a forward and backward pass, the median of `repeats`, in float32.
+
+    Args:
+        model: a network of `models`; its weights and gradients are left as they are.
+        size: S of the random images.
+        batch: B.
+        repeats: how many passes are timed, after one that is not.
+    """
+    training, state = model.training, {k: x.clone() for k, x in model.state_dict().items()}
+    images = torch.randn(batch, 3, size, size, device=next(model.parameters()).device)
+    model.train()
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        gradients = torch.autograd.grad(model(images).square().mean(), list(model.parameters()),
+                                        allow_unused=True)  # fmt: skip
+        _ = gradients[0].sum().item()  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    model.load_state_dict(state)  # BatchNorm has counted the random images
+    model.train(training)
+    return sorted(seconds[1:])[repeats // 2]
+
+
+@torch.no_grad()
+def block_inputs(model: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
+    """Return each CUBS block with the residual block it follows and its input (B, C, H, W).
+
+    Args:
+        model: a `cubs_resnet18`, judged in eval mode.
+        images: normalised (B, 3, S, S).
+    """
+    found: list[tuple[str, nn.Module, Tensor]] = []
+    names = {
+        block: name.rsplit(".", 2)[0]
+        for name, block in model.named_modules()
+        if isinstance(block, CubsBlock1 | CubsBlock2)
+    }
+    hooks = [
+        block.register_forward_hook(lambda block, x, _: found.append((names[block], block, x[0])))
+        for block in names
+    ]
+    training = model.training
+    model.eval()(images)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 @torch.no_grad()
 def gates(model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the CUBS blocks' gates in (0, 1) by the residual block that they follow.
@@ -47,22 +99,59 @@ def gates(model: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str
     Returns:
         The channel gates (B, C) of block 1 and the spatial gates (B, H, W) of block 2.
     """
-    channel: dict[str, Tensor] = {}
-    spatial: dict[str, Tensor] = {}
-
-    def note(module: nn.Module, arguments: tuple, _) -> None:
-        found = channel if isinstance(module, CubsBlock1) else spatial
-        found[names[module]] = module.gate(arguments[0]).float()
-
-    names = {
-        block: name.rsplit(".", 2)[0]
-        for name, block in model.named_modules()
-        if isinstance(block, CubsBlock1 | CubsBlock2)
-    }
-    hooks = [block.register_forward_hook(note) for block in names]
-    training = model.training
-    model.eval()(images)
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    inputs = block_inputs(model, images)
+    channel, spatial = (
+        {name: block.gate(x).float() for name, block, x in inputs if isinstance(block, kind)}
+        for kind in (CubsBlock1, CubsBlock2)
+    )
     return channel, spatial
+
+
+@torch.no_grad()
+def attended(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a CUBS block's queries and what attention makes of them, softmax(q kᵀ) v.
+
+    Args:
+        block: a `CubsBlock1` or `CubsBlock2`.
+        x: its input (B, C, H, W).
+
+    Returns:
+        Two of (B, N), or (B, H·W).
+    """
+    source = x.mean((2, 3)) if isinstance(block, CubsBlock1) else x
+    q, k, v = (layer(source).flatten(1).float() for layer in (block.query, block.key, block.value))
+    return q, self_similarity(q, k, v)
+
+
+@torch.no_grad()
+def gate_statistics(model: nn.Module, images: Tensor) -> list[dict[str, object]]:
+    """Return a row a CUBS block: what its gate does, and what attention does to its gate.
+
+    `by attention` is the standard deviation, over images and channels or places, of the gate's
+    change when attention's output is replaced by its mean: under 0.01 the gate does not attend.
+
+    Args:
+        model: a `cubs_resnet18`, judged in eval mode.
+        images: normalised (B, 3, S, S).
+    """
+    rows = []
+    for name, block, x in block_inputs(model, images):
+        channel = isinstance(block, CubsBlock1)
+        gate = block.gate(x).float().flatten(1)  # (B, C) or (B, H·W)
+        _, attention = attended(block, x)
+        if channel:  # its mean over images goes through the rest of the block
+            mean = attention.mean(0, keepdim=True)
+            without = torch.sigmoid(block.project(mean) + x.mean((2, 3)))
+        else:
+            without = torch.sigmoid(attention.mean())
+        rows.append(
+            {
+                "after": name,
+                "block": "1, channels" if channel else "2, positions",
+                "mean": f"{gate.mean():.3f}",
+                "over images": f"{gate.std(0).mean():.3f}",
+                "over channels or places": f"{gate.std(1).mean() if gate.shape[1] > 1 else 0:.3f}",
+                "by attention": f"{(gate - without).std():.3f}",
+            }
+        )
+    return rows

@@ -1,33 +1,93 @@
-"""The Multi-Similarity loss with its hard mining (Wang et al., CVPR 2019, arXiv:1904.06627).
+"""The Multi-Similarity loss and the rules that mine its pairs (Wang et al., CVPR 2019).
+
+A rule is a function of (similarity, labels, margin) → (positive, negative): which pairs (i, j)
+count for row i. To add one, write it and name it in `RULES`.
 
 Shapes: m samples in the batch, D dimensions of an embedding.
 """
 
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cubslib import CubsError
 
-MININGS = ("paper", "all", "hardest")
+# A shorter embedding is divided by this and not by its length: it has no direction to speak of
+# (in half precision it is rounding), and its gradient would grow as 1 / length.
+MIN_LENGTH = 1e-4
+
+
+def pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pairs (m, m) of two images of one class, and those of two classes."""
+    same = labels[:, None] == labels[None, :]
+    return same.clone().fill_diagonal_(False), ~same
+
+
+def keep_hard(similarity: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Keep positives below (hardest negative) + ε, negatives above (hardest positive) - ε.
+
+    The paper's rule (eqs. 5, 6).
+    """
+    positive, negative = pairs(labels)
+    hardest_positive = similarity.where(positive, torch.inf).amin(1, keepdim=True)
+    hardest_negative = similarity.where(negative, -torch.inf).amax(1, keepdim=True)
+    return (
+        positive & (similarity < hardest_negative + margin),
+        negative & (similarity > hardest_positive - margin),
+    )
+
+
+def keep_all(similarity: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Keep every pair."""
+    return pairs(labels)
+
+
+def keep_hardest(similarity: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Keep one positive and one negative a row, the hardest; of equal ones the first."""
+    positive, negative = pairs(labels)
+    lowest = similarity.where(positive, torch.inf).argmin(1, keepdim=True)
+    highest = similarity.where(negative, -torch.inf).argmax(1, keepdim=True)
+    none = torch.zeros_like(positive)
+    return positive & none.scatter(1, lowest, True), negative & none.scatter(1, highest, True)
+
+
+def keep_typical(similarity: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Keep every positive, and negatives above (mean of the positives) - ε.
+
+    Our own. One odd view, a car from behind among fronts, makes the hardest positive low, and by
+    the paper's rule nearly every negative then counts as hard. The mean moves less for it.
+    """
+    positive, negative = pairs(labels)
+    mean = (similarity * positive).sum(1, keepdim=True) / positive.sum(1, keepdim=True)
+    return positive, negative & (similarity > mean - margin)
+
+
+RULES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "paper": keep_hard,
+    "all": keep_all,
+    "hardest": keep_hardest,
+    "typical": keep_typical,
+}
+MININGS = tuple(RULES)
 
 
 class MultiSimilarityLoss(nn.Module):
-    """Multi-Similarity loss of a batch (eq. 12) over the pairs that its mining keeps (eqs. 5, 6).
+    """Multi-Similarity loss of a batch (eq. 12) over the pairs that its mining keeps.
 
     L = 1/m Σ_i { 1/α log[1 + Σ_{j∈P_i} exp(-α(S_ij - λ))]
                 + 1/β log[1 + Σ_{j∈N_i} exp(β(S_ij - λ))] }
 
-    S are cosine similarities. The paper's mining keeps a negative with S_ij > (hardest positive)
-    - ε and a positive with S_ij < (hardest negative) + ε. A sample that has no positive or no
-    negative in the batch adds 0. All is computed in float32.
+    S are cosine similarities. A sample that has no positive or no negative in the batch adds 0.
+    All is computed in float32.
 
     Args:
         alpha: α > 0, the weight of positives; the assignment asks for 1–10.
         beta: β > 0, the weight of negatives; the assignment asks for 40–60.
         lam: λ in [0, 1], the similarity at which a pair weighs half.
         margin: ε ≥ 0 of the mining, a difference of similarities.
-        mining: `paper`; `all` keeps every pair; `hardest` one positive and one negative a sample.
+        mining: the name of one of `RULES`.
 
     Raises:
         CubsError: an argument is out of range.
@@ -42,33 +102,42 @@ class MultiSimilarityLoss(nn.Module):
         mining: str = "paper",
     ):
         super().__init__()
-        for name, value, good in (
-            ("alpha", alpha, alpha > 0),
-            ("beta", beta, beta > 0),
-            ("lam", lam, 0 <= lam <= 1),
-            ("margin", margin, margin >= 0),
-            ("mining", mining, mining in MININGS),
+        for name, value, good, wanted in (
+            ("alpha", alpha, 0 < alpha < torch.inf, "a finite number above 0"),
+            ("beta", beta, 0 < beta < torch.inf, "a finite number above 0"),
+            ("lam", lam, 0 <= lam <= 1, "a number from 0 to 1"),
+            ("margin", margin, margin >= 0, "0 or more"),
+            ("mining", mining, mining in RULES, f"one of {', '.join(RULES)}"),
         ):
             if not good:
-                raise CubsError(f"{name} is {value!r}, which is out of its range.")
+                raise CubsError(f"{name} is {value!r}; it must be {wanted}.")
         self.alpha, self.beta, self.lam, self.margin, self.mining = alpha, beta, lam, margin, mining
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, a scalar ≥ 0, finite with its gradient whatever the batch holds.
+        """Return the loss, a scalar ≥ 0; NaN where an embedding holds one, else finite.
+
+        The gradient is bounded too: of an embedding shorter than 1e-4, as if it were that long.
 
         Args:
-            embeddings: (m, D), normalised here.
+            embeddings: (m, D) in any float type, normalised here.
             labels: (m,) integers.
+
+        Raises:
+            CubsError: the shapes are others, or an embedding's length overflows float32.
         """
+        if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+            raise CubsError(
+                f"embeddings are {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; "
+                "they must be (m, D) and (m,)."
+            )
         with torch.autocast(embeddings.device.type, enabled=False):
-            unit = F.normalize(embeddings.float(), dim=1)
-            similarity = unit @ unit.T  # (m, m)
-            positive, negative = self.mine(similarity.detach(), labels)
-            distance = similarity - self.lam
-            pull = _log_one_plus_sum_exp(-self.alpha * distance, positive) / self.alpha
-            push = _log_one_plus_sum_exp(self.beta * distance, negative) / self.beta
-            # A NaN pairs with nothing and would end as a loss of 0: let it show.
-            return (pull + push).mean() + 0 * similarity.detach().sum()
+            length = embeddings.float().norm(dim=1, keepdim=True)
+            if length.isinf().any():
+                raise CubsError(
+                    "an embedding's length is more than float32 holds: lower the learning rate."
+                )
+            unit = embeddings.float() / length.clamp(min=MIN_LENGTH)
+            return LossAndGradient.apply(unit, labels, self)
 
     def mine(self, similarity: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which pairs count as positives P and negatives N, both boolean (m, m).
@@ -77,27 +146,42 @@ class MultiSimilarityLoss(nn.Module):
             similarity: S (m, m), without gradient.
             labels: (m,) integers.
         """
-        same = labels[:, None] == labels[None, :]
-        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        positive, negative = same & ~itself, ~same
-        both = positive.any(1, keepdim=True) & negative.any(1, keepdim=True)
-        positive, negative = positive & both, negative & both
-        if self.mining == "all":
-            return positive, negative
-        hardest_positive = similarity.masked_fill(~positive, torch.inf).amin(1, keepdim=True)
-        hardest_negative = similarity.masked_fill(~negative, -torch.inf).amax(1, keepdim=True)
-        if self.mining == "hardest":
-            return (
-                positive & (similarity == hardest_positive),
-                negative & (similarity == hardest_negative),
-            )
-        return (
-            positive & (similarity < hardest_negative + self.margin),
-            negative & (similarity > hardest_positive - self.margin),
-        )
+        _, where, counts = labels.unique(return_inverse=True, return_counts=True)
+        of_class = counts[where][:, None]  # (m, 1)
+        both = (of_class > 1) & (of_class < len(labels))  # a positive, and a negative
+        positive, negative = RULES[self.mining](similarity, labels, self.margin)
+        return positive & both, negative & both
 
 
-def _log_one_plus_sum_exp(exponents: Tensor, chosen: Tensor) -> Tensor:
-    """Return log(1 + Σ_j exp(x_ij)) over the chosen j of each row: (m, m) → (m,), never inf."""
-    kept = exponents.masked_fill(~chosen, -torch.inf)
-    return torch.logsumexp(F.pad(kept, (1, 0)), dim=1)  # the padded zero is the 1 of the formula
+class LossAndGradient(torch.autograd.Function):
+    """The loss and its gradient in one pass: both are made of the same exponentials."""
+
+    @staticmethod
+    def forward(ctx, unit: Tensor, labels: Tensor, loss: MultiSimilarityLoss) -> Tensor:
+        """Return the loss of embeddings of length 1 (m, D); keep dL/d`unit` for `backward`."""
+        similarity = unit @ unit.T  # (m, m)
+        positive, negative = loss.mine(similarity, labels)
+        similarity -= loss.lam
+        pull, pulled = _log_one_plus_sum_exp(-loss.alpha * similarity, positive)
+        push, pushed = _log_one_plus_sum_exp(loss.beta * similarity, negative)
+        gradient = pushed.sub_(pulled)  # m · dL/dS
+        ctx.save_for_backward((gradient + gradient.T) @ unit / len(unit))  # S = u uᵀ
+        # A NaN pairs with nothing and would end as a loss of 0: let it show.
+        return (pull / loss.alpha + push / loss.beta).mean() + 0 * unit.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return `grad`, dF/dL of what follows, times the gradient that was kept."""
+        (gradient,) = ctx.saved_tensors  # (m, D)
+        return grad * gradient, None, None
+
+
+def _log_one_plus_sum_exp(exponents: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log(1 + Σ_j exp(x_ij)) over the chosen j of each row, (m,), and its gradient (m, m).
+
+    The 1 stands where the pair (i, i) would; the sum is known from the share of its largest term.
+    """
+    exponents = exponents.where(chosen, -torch.inf).fill_diagonal_(0)
+    shares = exponents.softmax(1)
+    return exponents.amax(1) - shares.amax(1).log(), shares.fill_diagonal_(0)

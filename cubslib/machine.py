@@ -16,8 +16,8 @@ from cubslib.disk import fingerprint
 PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 # The modules that a fit or a score runs through.
 USED = (
-    *("datasets", "packed", "augment", "sampling", "blocks", "models", "losses", "metrics"),
-    *("training", "scoring"),
+    *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
+    *("attention", "blocks", "models", "losses", "metrics", "state", "training", "scoring"),
 )
 
 

@@ -1,17 +1,23 @@
-"""Scores: predictions or embeddings and labels → fractions in [0, 1].
+"""Scores: predictions or embeddings and labels → fractions in [0, 1]; the nearest of a gallery.
 
-Shapes: N images, C classes, D dimensions of an embedding, n queries in a block.
+Embeddings are compared by the cosine, in float32 under autocast too, and in tiles or blocks: an
+N × N matrix is never held.
+
+Shapes: N images, C classes, D dimensions of an embedding, Q queries, n of them in a block; R
+images of the query's class beside it, K neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_ELEMENTS = 2**24  # similarities held at once: 64 MiB in float32
-NEVER = torch.iinfo(torch.long).max
-TIE = 1e-6  # a negative this near to the best positive counts as nearer
+from cubslib import CubsError
+
+BLOCK_ELEMENTS = 2**24  # similarities held at once in a block: 64 MiB in float32
+TILE = 512  # images a side of a tile, small enough for a processor's cache
+TIE = 1e-6  # a negative this near to a positive counts as nearer
+SHORTEST = 1e-12  # a shorter embedding has no direction: its cosines go to 0
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[int, float]:
@@ -23,13 +29,12 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -
         ks: the k to report.
 
     Raises:
-        ValueError: there is no image.
+        CubsError: there is no image, the shapes differ, or a k is no whole number above 0.
 
     >>> top_k_accuracy(torch.eye(3), torch.tensor([0, 1, 0]), ks=(1, 2))[1]
     0.6666666666666666
     """
-    if len(labels) == 0:
-        raise ValueError("no image to score")
+    _check(logits, labels, ks)
     best = logits.topk(min(max(ks), logits.shape[1])).indices  # (N, k)
     hits = best == labels.to(best.device)[:, None]
     return {k: hits[:, :k].any(1).sum().item() / len(labels) for k in ks}
@@ -46,45 +51,85 @@ def recall_at_k(
 ) -> dict[int, float]:
     """Return Recall@K: the share of queries with an image of their class among the K nearest.
 
-    Every image is a query against all others; similarity is the cosine. A query is a hit at K
-    where fewer than K negatives are at least as similar as its best positive (less 1e-6: ties
-    count against the query, so collapsed embeddings score 0). A query whose class has no other
-    image is a miss. Memory is bounded: queries are compared in blocks.
+    Every image is a query against all others. It is a hit at K where fewer than K negatives are
+    nearer than its best positive; where its class has no other image it is a miss.
 
     Args:
-        embeddings: (N, D) in any float type, normalised here in float32.
+        embeddings: (N, D) in any float type, normalised here.
         labels: (N,) integers.
         ks: the K to report.
 
     Raises:
-        ValueError: there is no image, or an embedding is not finite.
+        CubsError: there is no image, the shapes differ, an embedding is not finite, or a K is no
+            whole number above 0.
 
     >>> recall_at_k(torch.tensor([[1.0, 0], [1, 0.1], [0, 1]]), torch.tensor([0, 0, 1]), ks=(1,))
     {1: 0.6666666666666666}
     """
-    if len(labels) == 0:
-        raise ValueError("no image to score")
-    unit = F.normalize(embeddings.float(), dim=1)
-    if not unit.isfinite().all():
-        raise ValueError("an embedding is not finite")
-    labels = labels.to(unit.device)
-    block = max(BLOCK_ELEMENTS // len(unit), 1)
-    nearer = torch.cat(
-        [_nearer_negatives(unit, labels, start, block) for start in range(0, len(unit), block)]
-    )
+    _check(embeddings, labels, ks)
+    nearer = nearer_negatives(embeddings, labels)
     return {k: (nearer < k).sum().item() / len(nearer) for k in ks}
 
 
-def _nearer_negatives(unit: Tensor, labels: Tensor, start: int, block: int) -> Tensor:
-    """Count (n,) the negatives as near as the best positive, for queries start … start + n - 1."""
-    queries = torch.arange(start, min(start + block, len(unit)), device=unit.device)
-    similarity = unit[queries] @ unit.T  # (n, N)
-    same = labels[queries, None] == labels[None, :]
-    negative = similarity.masked_fill(same, -torch.inf)
-    same[torch.arange(len(queries)), queries] = False  # the query itself
-    best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
-    nearer = (negative >= best - TIE).sum(1)
-    return nearer.masked_fill(best[:, 0].isinf(), NEVER)  # no positive: a miss
+def nearer_negatives(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Count for each image the negatives nearer than its best positive: whole floats (N,) ≥ 0.
+
+    A negative within 1e-6 counts as nearer, so collapsed embeddings score 0; for an image without
+    a positive the count is inf. Nothing is sorted by similarity: the best positive is known from
+    the image's own class, and S is symmetric, so that one half of it gives the counts of both.
+
+    Args:
+        embeddings: (N, D) in any float type, normalised here.
+        labels: (N,) integers.
+
+    Raises:
+        CubsError: as `recall_at_k`.
+    """
+    _check(embeddings, labels)
+    labels, order = labels.to(embeddings.device).sort()  # a class's images side by side
+    unit = _unit(embeddings)[order]
+    reach = _best_positive(unit, labels) - TIE
+    nearer = torch.zeros_like(reach)
+    for rows, columns, shared in _tiles(labels, TILE):
+        similarity = _cosines(unit[rows], unit[columns])
+        if shared:
+            negative = labels[rows, None] != labels[columns]
+            similarity = similarity.where(negative, -torch.inf)
+        nearer[rows] += _at_least(similarity, reach[rows, None]).sum(1)
+        if rows != columns:
+            nearer[columns] += _at_least(similarity, reach[columns]).sum(0)
+    nearer[reach.isinf()] = torch.inf
+    return torch.empty_like(nearer).scatter_(0, order, nearer)
+
+
+def r_precision(embeddings: Tensor, labels: Tensor) -> float:
+    """Return R-precision: the mean share of the query's class among its R nearest, in [0, 1].
+
+    Musgrave, Belongie, Lim: A metric learning reality check, ECCV 2020, section 3.1. Ties and
+    classes of one image count as in `recall_at_k`: against the query.
+
+    Args:
+        embeddings: (N, D) in any float type, normalised here.
+        labels: (N,) integers.
+
+    Raises:
+        CubsError: as `recall_at_k`.
+    """
+    shares = [hits.sum(1) / r for hits, r in _r_nearest(embeddings, labels)]
+    return torch.cat(shares).mean().item()
+
+
+def map_at_r(embeddings: Tensor, labels: Tensor) -> float:
+    """Return MAP@R: the mean of 1/R Σ_{i≤R} P(i), in [0, 1].
+
+    P(i) is the precision among the i nearest where the i-th is a hit, else 0. Source, arguments,
+    ties and errors as of `r_precision`.
+    """
+    means = []
+    for hits, r in _r_nearest(embeddings, labels):
+        precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
+        means.append((precision * hits).sum(1) / r)
+    return torch.cat(means).mean().item()
 
 
 def chance(labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8)) -> dict[int, float]:
@@ -96,11 +141,15 @@ def chance(labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8)) -> dict[int, float]
     Args:
         labels: (N,) integers.
         ks: the K to report.
+
+    Raises:
+        CubsError: there is no image, or a K is no whole number above 0.
     """
+    _check(labels[:, None], labels, ks)
     others = len(labels) - 1
-    positives = labels.bincount()[labels].double() - 1
-    missed = torch.ones(len(labels), dtype=torch.double)
-    found = {}
+    positives = labels.unique(return_inverse=True, return_counts=True)
+    positives = positives[2][positives[1]].double() - 1  # (N,)
+    missed, found = torch.ones_like(positives), {}
     for i in range(max(ks)):
         missed *= ((others - positives - i) / max(others - i, 1)).clamp(min=0)
         found[i + 1] = 1 - missed.where(positives > 0, 1.0).mean().item()
@@ -110,16 +159,112 @@ def chance(labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8)) -> dict[int, float]
 def neighbours(
     queries: Tensor, gallery: Tensor, count: int, itself: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the `count` nearest of the gallery to each query: cosines and positions, both (Q, K).
+    """Return each query's nearest of a gallery, best first: cosines and positions, both (Q, K).
 
     Args:
-        queries: (Q, D), of length 1.
-        gallery: (N, D), of length 1.
-        count: K; N where there are fewer.
-        itself: (Q,) the queries' own positions in the gallery, which are left out.
+        queries: (Q, D), normalised here.
+        gallery: (N, D), normalised here.
+        count: K ≥ 1; as many as there are, where there are fewer.
+        itself: (Q,) positions in the gallery that are not to be found: the queries' own.
+
+    Raises:
+        CubsError: an embedding is not finite.
+
+    >>> neighbours(torch.eye(2), torch.tensor([[0.0, 2], [3, 4]]), 1)[1]
+    tensor([[1],
+            [0]])
     """
-    similarity = queries @ gallery.T
-    if itself is not None:
-        similarity[torch.arange(len(queries)), itself] = -torch.inf
-    found = similarity.topk(min(count, len(gallery) - (itself is not None)))
-    return found.values, found.indices
+    queries, gallery = _unit(queries), _unit(gallery)
+    count, block = min(count, len(gallery) - (itself is not None)), _rows(len(gallery))
+    found = []
+    for start in range(0, len(queries), block):
+        similarity = _cosines(queries[start : start + block], gallery)  # (n, N)
+        if itself is not None:
+            similarity.scatter_(1, itself[start : start + block, None], -torch.inf)
+        found.append(similarity.topk(count))
+    return torch.cat([x.values for x in found]), torch.cat([x.indices for x in found])
+
+
+def _check(rows: Tensor, labels: Tensor, ks: Sequence[int] = (1,)) -> None:
+    """Refuse what cannot be scored: rows (N, ·), labels (N,) and the k."""
+    if rows.ndim != 2 or labels.shape != rows.shape[:1]:
+        raise CubsError(
+            f"labels are {tuple(labels.shape)} for {tuple(rows.shape)}; "
+            "they must be (N,) for (N, C) logits or (N, D) embeddings."
+        )
+    if len(labels) == 0:
+        raise CubsError("there is no image to score: give at least one.")
+    if not ks or not all(type(k) is int and k > 0 for k in ks):
+        raise CubsError(f"ks are {tuple(ks)}; they must be whole numbers above 0.")
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """Divide embeddings (N, D) by their lengths, in float32."""
+    embeddings = embeddings.float()
+    length = embeddings.norm(dim=1, keepdim=True)
+    if not length.isfinite().all():
+        raise CubsError("an embedding is not finite, or longer than float32 holds.")
+    return embeddings / length.clamp(min=SHORTEST)
+
+
+def _cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Compare unit vectors (n, D) with (N, D), each with each: (n, N), float32."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one @ other.T
+
+
+def _at_least(similarity: Tensor, reach: Tensor) -> Tensor:
+    """Return 1.0 where a cosine is at least `reach`, else 0.0: floats add faster than booleans."""
+    return torch.ge(similarity, reach, out=torch.empty_like(similarity))
+
+
+def _tiles(labels: Tensor, side: int) -> Iterator[tuple[slice, slice, bool]]:
+    """Cut the upper half of an N × N matrix: rows, columns, whether they share a class.
+
+    Args:
+        labels: (N,), sorted.
+        side: the longest side of a tile.
+    """
+    cuts = [slice(start, min(start + side, len(labels))) for start in range(0, len(labels), side)]
+    labels = labels.tolist()
+    for i, rows in enumerate(cuts):
+        for columns in cuts[i:]:
+            yield rows, columns, labels[rows.stop - 1] >= labels[columns.start]
+
+
+def _best_positive(unit: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's highest cosine within its class (N,); -inf where it is alone."""
+    best = unit.new_full((len(unit),), -torch.inf)
+    for rows, columns, shared in _tiles(labels, TILE // 4):
+        if shared:
+            positive = labels[rows, None] == labels[columns]
+            if rows == columns:
+                positive.fill_diagonal_(False)
+            similarity = _cosines(unit[rows], unit[columns]).where(positive, -torch.inf)
+            best[rows] = best[rows].maximum(similarity.amax(1))
+            best[columns] = best[columns].maximum(similarity.amax(0))
+    return best
+
+
+def _rows(num_images: int) -> int:
+    """Return how many queries are compared with so many images at once."""
+    return max(BLOCK_ELEMENTS // num_images, 1)
+
+
+def _r_nearest(embeddings: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, for blocks of queries, which of their R nearest are hits, (n, max R), and R (n,).
+
+    Columns past a row's own R are no hits; R is given as 1 where it is 0. A positive gives way
+    to a negative within 1e-6.
+    """
+    _check(embeddings, labels)
+    unit, labels = _unit(embeddings), labels.to(embeddings.device)
+    places = torch.arange(len(unit), device=unit.device)
+    for queries in places.split(_rows(len(unit))):
+        similarity = _cosines(unit[queries], unit)  # (n, N)
+        same = labels[queries, None] == labels
+        similarity = (similarity - TIE * same).scatter_(1, queries[:, None], -torch.inf)
+        of_class = same.sum(1, keepdim=True) - 1  # R
+        nearest = similarity.topk(int(of_class.max())).indices
+        hits = same.gather(1, nearest) & (places[: nearest.shape[1]] < of_class)
+        yield hits, of_class[:, 0].clamp(min=1)

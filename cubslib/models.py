@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cubslib import CubsError
-from cubslib.blocks import FASHIONS, CubsAttention
+from cubslib.blocks import FASHIONS, GATE_BIAS, CubsAttention
 
 STEMS = ("7x7", "3x3")
 
@@ -66,9 +66,17 @@ class BasicBlock(nn.Module):
         in_channels, out_channels: of x and of the result.
         stride: of the first convolution.
         fashion: a CUBS fashion to attend to the result in; "" for none.
+        gate_bias: where its gates start.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, fashion: str = ""):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        fashion: str = "",
+        gate_bias: float = GATE_BIAS,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
@@ -78,7 +86,7 @@ class BasicBlock(nn.Module):
         if stride != 1 or in_channels != out_channels:
             shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
-        self.attention = CubsAttention(out_channels, fashion) if fashion else None
+        self.attention = CubsAttention(out_channels, fashion, gate_bias) if fashion else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, out_channels, H / stride, W / stride) of x (B, in_channels, H, W)."""
@@ -95,9 +103,16 @@ class ResNet18(nn.Module):
         num_classes: the number of logits.
         stem: `7x7`, stride 2 and max-pool, as published; `3x3`, stride 1, for small images.
         fashion: a CUBS fashion to attend to each residual block's result in; "" for none.
+        gate_bias: where its gates start.
     """
 
-    def __init__(self, num_classes: int, stem: str = "7x7", fashion: str = ""):
+    def __init__(
+        self,
+        num_classes: int,
+        stem: str = "7x7",
+        fashion: str = "",
+        gate_bias: float = GATE_BIAS,
+    ):
         super().__init__()
         if stem not in STEMS:
             raise CubsError(f"stem is {stem!r}; it is one of {', '.join(STEMS)}.")
@@ -108,8 +123,8 @@ class ResNet18(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem == "7x7" else nn.Identity()
         channels = 64
         for stage, width in enumerate((64, 128, 256, 512), start=1):
-            first = BasicBlock(channels, width, 1 if stage == 1 else 2, fashion)
-            second = BasicBlock(width, width, 1, fashion)
+            first = BasicBlock(channels, width, 1 if stage == 1 else 2, fashion, gate_bias)
+            second = BasicBlock(width, width, 1, fashion, gate_bias)
             self.add_module(f"layer{stage}", nn.Sequential(first, second))
             channels = width
         self.fc = nn.Linear(512, num_classes)
@@ -134,7 +149,9 @@ def resnet18(num_classes: int, stem: str = "7x7") -> ResNet18:
     return ResNet18(num_classes, stem)
 
 
-def cubs_resnet18(num_classes: int, fashion: str, stem: str = "7x7") -> ResNet18:
+def cubs_resnet18(
+    num_classes: int, fashion: str, stem: str = "7x7", gate_bias: float = GATE_BIAS
+) -> ResNet18:
     """Return ResNet-18 with both CUBS blocks after each residual block, random weights.
 
     The trunk keeps ResNet-18's parameter names: its state loads with only the blocks' keys missing.
@@ -143,13 +160,14 @@ def cubs_resnet18(num_classes: int, fashion: str, stem: str = "7x7") -> ResNet18
         num_classes: the number of logits.
         fashion: one of `blocks.FASHIONS`.
         stem: as for `resnet18`.
+        gate_bias: where the gates start, as for `blocks.CubsAttention`.
 
     Raises:
         CubsError: `fashion` or `stem` is none.
     """
     if fashion not in FASHIONS:
         raise CubsError(f"fashion is {fashion!r}; it is one of {', '.join(FASHIONS)}.")
-    model = ResNet18(num_classes, stem, fashion)
+    model = ResNet18(num_classes, stem, fashion, gate_bias)
     model.config |= {"network": "cubs_resnet18", "fashion": fashion}
     return model
 

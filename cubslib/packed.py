@@ -3,10 +3,18 @@
 Decoding JPEGs in every epoch costs more than training a small network on them. The packed copy
 holds the decoded pixels, so a batch is one indexed read and memory is bounded by the batch.
 
+It is kept in the data set's folder, or under the folder that the environment variable
+CUBSLIB_CACHE names (for data that cannot be written, or another disk). A copy that is there
+already is used wherever it lies, and nothing is written then. It is made anew when the list of
+files, one's length in bytes, date or box changes; an image that is replaced by another of the same
+length and date is not noticed: delete the copy (`packed-*.npy`) after such an edit.
+
 Shapes: N images in the packed copy, B in a batch, S pixels a side.
 """
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,40 +23,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cubslib import CubsError
+from cubslib.decoding import decode
 from cubslib.disk import fingerprint, lock, whole
 from cubslib.progress import Progress
 
 CHUNK = 256  # images a thread decodes at a time
-
-
-def decode(path: Path, size: int, box: Sequence[int] | None = None) -> np.ndarray:
-    """Read one image as uint8 (3, S, S) in [0, 255]: upright, RGB, squeezed to a square.
-
-    Args:
-        path: an image in any format that Pillow reads; grayscale becomes three equal channels.
-        size: S. The whole image is kept; its aspect is not.
-        box: left, upper, right, lower in pixels, cut out before resizing.
-
-    Raises:
-        CubsError: the file is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise CubsError(f"{path} is missing: check the path.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CubsError(f"{path} is no image that can be read; give a whole image file.") from error
-    if box is not None:
-        upright = upright.crop(tuple(box))
-    if upright.size != (size, size):
-        upright = upright.resize((size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(upright).transpose(2, 0, 1))
 
 
 class PackedImages(Dataset):
@@ -63,6 +46,7 @@ class PackedImages(Dataset):
         rows: which of the files are in this split, by position.
         size: S.
         boxes: (N, 4) boxes to cut out, or None for whole images.
+        title: which data set it is, by its classes.
         protocol: how the files at hand stand to the official data set.
 
     Attributes:
@@ -72,10 +56,11 @@ class PackedImages(Dataset):
     """
 
     def __init__(
-        self, root, name, files, labels, class_names, rows, size, boxes=None, protocol="complete"
-    ):
+        self, root, name, files, labels, class_names, rows, size,
+        boxes=None, title="images", protocol="complete",
+    ):  # fmt: skip
         self.root, self.files, self.size, self.boxes = Path(root), files, size, boxes
-        self.protocol, self.pack_name = protocol, name
+        self.title, self.protocol, self.pack_name = title, protocol, name
         self.rows = np.asarray(rows, dtype=np.int64)
         self.names = [files[row] for row in self.rows]
         self.labels = torch.as_tensor(np.asarray(labels, dtype=np.int64)[self.rows])
@@ -122,32 +107,51 @@ class PackedImages(Dataset):
     @cached_property
     def _pack(self) -> tuple[np.ndarray, bytes]:
         """The packed copy (N, 3, S, S) and its digest, made anew where stale or damaged."""
-        stats = [(self.root / file).stat() for file in self.files]
-        source = fingerprint(
-            *((file, s.st_size, s.st_mtime_ns) for file, s in zip(self.files, stats, strict=True)),
-            None if self.boxes is None else self.boxes.tobytes(),
-        )
         stem = f"packed-{self.pack_name}-{self.size}px"
-        path = self.root / f"{stem}-{source}.npy"
-        with lock(self.root / f".{stem}.lock"):
-            pack = _open(path)
+        name = f"{stem}-{self._source()}.npy"
+        shape = len(self.files), 3, self.size, self.size
+        cache = os.environ.get("CUBSLIB_CACHE")
+        own = f"{self.root.name}-{fingerprint(str(self.root.resolve()))}"
+        folder = Path(cache).expanduser() / own if cache else self.root
+        for place in (folder, self.root):  # without a lock: a copy appears whole
+            if pack := _open(place / name, shape):
+                return pack
+        if not (cache or os.access(folder, os.W_OK)):
+            raise CubsError(
+                f"{folder} cannot be written and has no packed copy yet: make it writable, or name "
+                "a folder for the copy by the environment variable CUBSLIB_CACHE."
+            )
+        with lock(folder / f".{stem}.lock"):
+            pack = _open(folder / name, shape)  # another process may have made it meanwhile
             if pack is None:
-                _write(path, self.root, self.files, self.size, self.boxes)
-                pack = _open(path)
-                for other in self.root.glob(f"*{stem}-*"):
-                    if other != path:
+                _write(folder / name, self.root, self.files, self.size, self.boxes)
+                pack = _open(folder / name, shape)
+                for other in folder.glob(f"*{stem}-*"):
+                    if other.name != name:
                         other.unlink()  # made from other files, or left by a killed process
         return pack
 
+    def _source(self) -> str:
+        """What the packed copy is made from, without reading it."""
+        try:
+            stats = [(file, (self.root / file).stat()) for file in self.files]
+        except OSError as error:
+            raise CubsError(
+                f"{error.filename} cannot be read ({error.strerror}): unpack the whole data set."
+            ) from error
+        boxes = None if self.boxes is None else self.boxes.tobytes()
+        return fingerprint(*((file, s.st_size, s.st_mtime_ns) for file, s in stats), boxes)
 
-def _open(path: Path) -> tuple[np.ndarray, bytes] | None:
+
+def _open(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, bytes] | None:
     """Map the packed copy at `path`; None where there is none or its digest does not match."""
     try:
-        images = np.load(path, mmap_mode="r")
+        images = np.lib.format.open_memmap(path, "r")
         digest = _trailer(path)
     except (OSError, ValueError, EOFError):
         return None
-    return (images, digest) if hashlib.sha256(images).digest() == digest else None
+    fits = (images.shape, images.dtype) == (shape, np.uint8)
+    return (images, digest) if fits and hashlib.sha256(images).digest() == digest else None
 
 
 def _trailer(path: Path) -> bytes:
@@ -158,14 +162,9 @@ def _trailer(path: Path) -> bytes:
 
 def _write(path, root, files, size, boxes) -> None:
     """Decode all files into `path`, an .npy file followed by the SHA-256 of its array."""
-    needed, free = len(files) * 3 * size**2, shutil.disk_usage(root).free
-    if free < needed:  # a memory map that outgrows its disk ends the process without a word
-        raise CubsError(
-            f"{root} has {free / 1e9:.1f} GB free, its packed copy takes {needed / 1e9:.1f} GB: "
-            "make room."
-        )
     with whole(path) as draft, Progress(len(files), unit="img", desc="packing") as bar:
         images = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(files), 3, size, size))
+        _reserve(draft)
 
         def decode_chunk(start: int) -> int:
             stop = min(start + CHUNK, len(files))
@@ -174,9 +173,28 @@ def _write(path, root, files, size, boxes) -> None:
                 images[row] = decode(root / files[row], size, box)
             return stop - start
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for done in pool.map(decode_chunk, range(0, len(files), CHUNK)):
                 bar.update(done)
         images.flush()
         with open(draft, "ab") as file:
             file.write(hashlib.sha256(images).digest())
+
+
+def _reserve(draft: Path) -> None:
+    """Take the disk that a sparse file will fill: a memory map that finds none ends the process."""
+    needed, free = draft.stat().st_size, shutil.disk_usage(draft.parent).free
+    try:
+        if free < needed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            with open(draft, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise CubsError(
+            f"{draft.parent} has {free / 1e9:.1f} GB free, the packed copy takes "
+            f"{needed / 1e9:.1f} GB ({error.strerror}): make room, or name another folder by the "
+            "environment variable CUBSLIB_CACHE."
+        ) from error

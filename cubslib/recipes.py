@@ -23,8 +23,6 @@ class Recipe:
         stem: ResNet-18's.
         patience: epochs without a better val score, in the last third, after which to stop.
         ema_decay: of the weights' moving average, which is then what is reported; 0 for none.
-        gate_lr: the CUBS blocks' share of `lr`. A gate sums over all channels of an input that is
-            never negative, so one step at the full rate can close it for good.
     """
 
     epochs: int
@@ -39,7 +37,6 @@ class Recipe:
     stem: str = "7x7"
     patience: int = 3
     ema_decay: float = 0.0
-    gate_lr: float = 0.01
 
 
 _MILD = {"min_area": 0.5, "max_aspect": 1.3, "flip": True}
@@ -50,7 +47,7 @@ _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
 RECIPES = {
     ("recognition", "sample"): Recipe(
-        6, 32, 0.1, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
+        10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
     ),
     ("recognition", "cpu"): Recipe(
         9, 256, 0.5, sizes=((0, 32), (0.55, 48), (0.85, 64)), test_size=64,
@@ -61,7 +58,7 @@ RECIPES = {
         patience=10, ema_decay=0.999, **_SGD,
     ),
     ("classification", "sample"): Recipe(
-        16, 32, 1.5e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+        12, 32, 2e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("classification", "cpu"): Recipe(
         8, 64, 2e-3, sizes=((0, 80), (0.7, 112)), test_size=128, augmentation=_CARS,
@@ -72,7 +69,7 @@ RECIPES = {
         label_smoothing=0.1, stem="3x3", ema_decay=0.999, **_ADAMW,
     ),
     ("embedding", "sample"): Recipe(
-        10, 32, 2e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+        6, 32, 3e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "cpu"): Recipe(
         3, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW

@@ -19,11 +19,14 @@ from cubslib.runs import Run
 from cubslib.training import load
 
 KS = (1, 2, 4, 8)
+FIRST = 8  # images of a class that seen and unseen classes are compared on
 EVAL_BATCH = 256  # images at a time: nothing is kept for a backward pass
 
 
 @torch.no_grad()
-def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True) -> Tensor:
+def outputs(
+    fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True, rows=None
+) -> Tensor:
     """Return the network's outputs for all images (N, F), float32 on the CPU.
 
     Args:
@@ -32,11 +35,12 @@ def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, hea
         data: N images.
         size: S that they are resized to.
         head: logits or embeddings; False for the features before the last layer.
+        rows: positions of the N images in `data`, where not all of them are meant.
     """
     training, function = model.training, model if head else model.features
     model.to(fabric.device).eval()
-    world = fabric.world_size
-    padded = np.arange(-(-len(data) // world) * world) % len(data)  # an equal number for each
+    world, rows = fabric.world_size, np.arange(len(data)) if rows is None else np.asarray(rows)
+    padded = np.resize(rows, -(-len(rows) // world) * world)  # an equal number for each
     own, found = padded[fabric.global_rank :: world], []
     for start in range(0, len(own), EVAL_BATCH):
         images = prepare(fabric.to_device(data.read(own[start : start + EVAL_BATCH])), size)
@@ -44,7 +48,7 @@ def outputs(fabric: Fabric, model: nn.Module, data: PackedImages, size: int, hea
             found.append(function(images.contiguous(memory_format=torch.channels_last)).float())
     model.train(training)
     gathered = fabric.all_gather(torch.cat(found)).view(world, len(own), -1)
-    return gathered.transpose(0, 1).flatten(0, 1)[: len(data)].cpu()
+    return gathered.transpose(0, 1).flatten(0, 1)[: len(rows)].cpu()
 
 
 def accuracy(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> dict[str, float]:
@@ -79,26 +83,59 @@ def record_classifier(run: Run, fit: str, model: nn.Module, **more) -> dict:
     return run.finish(fit, arrays, models.num_parameters(model), val=val, test=test, **more)
 
 
-def gallery(run: Run, stage: str, model: nn.Module) -> Tensor:
+def record_fashions(run: Run) -> dict:
+    """Choose T3's fashion on val, score it alone on test, finish the run and return its record.
+
+    The record's `fashions` has val's `top1` and `top5` of every fashion that was trained.
+    """
+    if run.finished:
+        return run.record
+    chosen = run.best_fit()
+    on_val = {
+        fit: {f"top{k}": run.best(fit)[f"val_top{k}"] for k in (1, 5)} for fit in run["recipes"]
+    }
+    return record_classifier(run, chosen, load(run.checkpoint(chosen)), fashions=on_val)
+
+
+def gallery(run: Run, stage: str, model: nn.Module, seen: bool = False) -> Tensor:
     """Return the unseen classes' embeddings (N, D) after a stage, each of length 1.
 
     After `classification` they are the features below the classification layer. A finished run's
     are read from its files.
+
+    Args:
+        run: its test images are embedded.
+        stage: `classification` or `embedding`.
+        model: the network after that stage.
+        seen: instead, embed the first images of every training class.
     """
     if run.finished:
-        return torch.from_numpy(run.arrays[f"embeddings_{stage}"])
-    head = "embedding_dim" in model.config
-    found = outputs(run.fabric, model, run.test, run["image_size"], head)
-    return F.normalize(found, dim=1)
+        return torch.from_numpy(run.arrays[f"{'seen' if seen else 'embeddings'}_{stage}"])
+    data, head = run.train if seen else run.test, "embedding_dim" in model.config
+    rows = first_of_each(data.labels, FIRST) if seen else None
+    return F.normalize(outputs(run.fabric, model, data, run["image_size"], head, rows), dim=1)
 
 
-def record_retrieval(run: Run, model: nn.Module, stages: dict[str, Tensor]) -> dict:
+def first_of_each(labels: Tensor, count: int) -> Tensor:
+    """Return the positions of the first `count` images of each class, in order.
+
+    >>> first_of_each(torch.tensor([5, 5, 7, 5, 7]), 2).tolist()
+    [0, 1, 2, 4]
+    """
+    places = [torch.nonzero(labels == label)[:count, 0] for label in labels.unique()]
+    return torch.cat(places).sort().values
+
+
+def record_retrieval(
+    run: Run, model: nn.Module, stages: dict[str, Tensor], seen: dict[str, Tensor]
+) -> dict:
     """Score each stage's gallery by Recall@1, 2, 4, 8, finish the run and return its record.
 
     Args:
         run: the run; where it is finished its record is read and nothing is scored.
         model: the network after the last stage.
         stages: stage → embeddings (N, D) of `run.test`, in order.
+        seen: stage → embeddings of the training classes' first images, kept for comparison.
     """
     if run.finished:
         return run.record
@@ -107,11 +144,12 @@ def record_retrieval(run: Run, model: nn.Module, stages: dict[str, Tensor]) -> d
     rows = [f"{stage},{k},{value}" for stage, row in recalls.items() for k, value in row.items()]
     run.write("recall.csv", "\n".join(["stage,k,recall", *rows]) + "\n")
     arrays = {f"embeddings_{stage}": found.numpy() for stage, found in stages.items()}
+    arrays |= {f"seen_{stage}": found.numpy() for stage, found in seen.items()}
     arrays |= {"labels": labels.numpy(), "names": np.array(run.test.names)}
+    arrays["seen_labels"] = run.train.labels[first_of_each(run.train.labels, FIRST)].numpy()
     arrays["classes"] = np.array([run.test.classes[target] for target in run.test.targets])
     recalls = {stage: {str(k): value for k, value in row.items()} for stage, row in recalls.items()}
-    last = list(stages)[-1]
-    return run.finish(last, arrays, models.num_parameters(model), recall=recalls)
+    return run.finish(list(stages)[-1], arrays, models.num_parameters(model), recall=recalls)
 
 
 @torch.no_grad()

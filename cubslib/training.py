@@ -23,7 +23,7 @@ from cubslib.progress import Progress
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished, settle
 from cubslib.runs.history import best_row
-from cubslib.state import Fit, begin, load_state, save
+from cubslib.state import Fit, begin, load_state, save, saved_epochs
 
 Score = Callable[[Fabric, nn.Module, PackedImages, int], dict[str, float]]
 
@@ -53,7 +53,7 @@ def fit(
 
     Returns:
         `model` with the fit's reported weights: the best on val, or the last where there is none.
-        Of a finished run whose fit's own checkpoint was removed, `model` as it is.
+        Of a finished run whose fit's own checkpoint was removed: see `reported`.
 
     Raises:
         CubsError: the loss is no longer finite, or a checkpoint does not fit the network.
@@ -61,7 +61,7 @@ def fit(
     if run.finished:
         rows = [row for row in run.history() if row["fit"] == name]
         print(f"{told(name, rows)}\nRead from {run.folder.name}; nothing is trained.")
-        return reported(run, name, model) if run.checkpoint(name).exists() else model
+        return reported(run, name, model)
     recipe = run.recipe(name)
     steps, batch = batches(run.train.targets, recipe.batch_size, run.seed, name, 0).shape
     state = begin(run, name, model, steps)
@@ -79,9 +79,10 @@ def fit(
                 state.history.append(row)
                 save(state)
         except KeyboardInterrupt:
-            if untrained and not state.saved:  # the same call then begins anew
+            kept = saved_epochs(run, name)
+            if untrained and not kept:  # the same call then begins anew
                 model.load_state_dict(untrained)
-            print(f"Interrupted; {name} is saved to epoch {state.saved}: run again to go on.")
+            print(f"Interrupted; {name} is saved to epoch {kept}: run again to go on.")
             raise
         bar.conclude(told(name, state.history))
     return reported(run, name, model)
@@ -235,7 +236,16 @@ def initialise(run: Run, model: nn.Module) -> None:
 
 
 def reported(run: Run, name: str, model: nn.Module) -> nn.Module:
-    """Return `model` with the weights that the fit `name` of a run reports."""
+    """Return `model` with the weights that the fit `name` of a run reports.
+
+    Of a finished run whose fits' checkpoints were removed, the run's own hold one fit's weights;
+    another fit's `model` is returned as it is.
+    """
     path = run.checkpoint(name)
+    if run.finished and not path.exists():
+        fits = list(run["recipes"])
+        if name != (run.record["settings"]["fashion"] if run.task == "T3" else fits[-1]):
+            return model
+        path = run.checkpoint()
     load_state(model, finished.checkpoint(path)["state_dict"], path)
     return model

@@ -1,150 +1,151 @@
-"""What the `get_` scripts share: archives or folders at hand → a data set's official layout."""
+"""What the `get_` scripts share: an archive from the web or at hand → a data set, checked."""
 
 import argparse
-import lzma
-import shutil
-import stat
 import sys
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
+from archives import copy
+from download import Archive, fetch
 from tqdm import tqdm
 
 from cubslib import CubsError, machine
+from cubslib.annotations import UnsoundData
 from cubslib.datasets import SPLITS
-from cubslib.disk import whole
+from cubslib.decoding import decode
+from cubslib.disk import clear, lock, whole
+from cubslib.packed import PackedImages
 
-DAMAGES = (
-    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError),
-    *(RuntimeError, NotImplementedError),  # a zip with a password, or packed in a way unknown here
-)
+Place = Callable[[str], str | None]
 
 
-def command(about: str, name: str, parts: tuple[str, ...], data_set: type, origin: str) -> int:
-    """Run a `get_` script: lay the data set out if it is not there yet, and check it.
+@dataclass(frozen=True)
+class Wanted:
+    """A data set to lay out.
 
     Args:
-        about: what `--help` says.
-        name: the data set's folder under the data root, which is relative to the project's root.
-        parts: the files and folders of its official layout; all are needed.
+        name: its folder under the data root, which is relative to the project's root.
         data_set: its class in `cubslib.datasets`.
-        origin: where its archives can be had.
+        archive: where it is downloaded from.
+        parts: the files and folders of its official layout; all are needed.
+        place: a file's name in a source → where it belongs, or None if it does not.
+        arrange: brings other layouts that `place` lets in to the official one.
+    """
+
+    name: str
+    data_set: type[PackedImages]
+    archive: Archive
+    parts: tuple[str, ...]
+    place: Place
+    arrange: Callable[[Path], None] = lambda folder: None
+
+
+def command(about: str, wanted: Wanted) -> int:
+    """Run a `get_` script: download the data set and lay it out if it is not there, and check it.
 
     Returns:
         The exit status: 0 if the data set is there and whole, 1 if something is wrong with it or
-        with a source, 2 if there is nothing to make it from.
+        with a source, 130 if Ctrl-C was pressed.
     """
     parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
     add("--data-root", type=Path, default=Path("data"), help="default: data")
-    add("--source", type=Path, action="append", default=[], help="zip, tar or folder; repeatable")
+    use = "zip, tar or folder at hand, in place of a download; repeatable"
+    add("--source", type=Path, action="append", default=[], help=use)
+    add("--check", action="store_true", help="read every image and list all that is wrong")
     options = parser.parse_args()
-    target = machine.project_root() / options.data_root / name
-    if not (target.exists() or options.source):
-        print(f"Name archives by --source: nothing is downloaded yet. {origin}", file=sys.stderr)
-        return 2
+    target = machine.project_root() / options.data_root / wanted.name
     try:
-        if target.exists():
-            print(f"{target} is there already, so it is only checked (move it away to replace it).")
-            check(target, data_set)
-        else:
-            lay_out(options.source, target, parts, data_set)
-            print(f"{target} is laid out.")
+        if options.check:
+            return examine(target, wanted.data_set)
+        with lock(target.with_name(f".{target.name}.lock")):
+            get(wanted, target, options.source)
     except CubsError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped; what is downloaded stays, and the next call goes on.", file=sys.stderr)
+        return 130
+    finally:
+        clear(target.parent)
     return 0
 
 
-def lay_out(sources: list[Path], target: Path, parts: tuple[str, ...], data_set: type) -> None:
+def get(wanted: Wanted, target: Path, sources: list[Path]) -> None:
+    """Lay the data set out in `target` unless it is there, and check it.
+
+    Args:
+        wanted: the data set.
+        target: its folder.
+        sources: archives, folders or files at hand; without any it is downloaded.
+
+    Raises:
+        CubsError: it cannot be had, or something is wrong with what is there.
+    """
+    if target.exists():
+        print(f"{target} is there already, so it is only checked (move it away to replace it).")
+        check(target, wanted.data_set)
+        return
+    if sources:
+        lay_out(wanted, target, sources)
+    else:
+        archive = fetch(wanted.archive, target.parent)
+        lay_out(wanted, target, [archive], complete=True)
+        archive.unlink()
+    print(f"{target} is laid out.")
+
+
+def lay_out(wanted: Wanted, target: Path, sources: list[Path], complete: bool = False) -> None:
     """Make the folder `target` from the sources, if they are whole together; else make nothing.
+
+    Args:
+        wanted: the data set.
+        target: its folder.
+        sources: archives, folders or files.
+        complete: refuse less than the whole official data set.
 
     Raises:
         CubsError: a source cannot be used, a part is in none of them, or files are missing.
     """
     with whole(target) as draft:
+        draft.mkdir(parents=True)
         for source in sources:
-            copy(source.resolve(), draft, parts)
-        lacking = [part for part in parts if not (draft / part).exists()]
+            copy(source.resolve(), draft, wanted.place)
+        wanted.arrange(draft)
+        lacking = [part for part in wanted.parts if not (draft / part).exists()]
         if lacking:
             raise CubsError(f"No source holds {lacking[0]}: name the archive that does as well.")
         try:
-            check(draft, data_set)
+            protocol = check(draft, wanted.data_set)
         except CubsError as error:
             text = str(error).replace(str(draft), str(target))
             raise CubsError(f"The sources are not whole, nothing is laid out: {text}") from error
+        if complete and not protocol.startswith("complete"):
+            raise CubsError(
+                f"{sources[0]} is not the official data set ({protocol}), nothing is laid out: "
+                "remove it, and name a whole archive by --source."
+            )
 
 
-def copy(source: Path, folder: Path, parts: tuple[str, ...]) -> None:
-    """Copy the files of `source` that belong to one of `parts`, however deep they lie, to `folder`.
+def below(parts: tuple[str, ...]) -> Place:
+    """Return what places files that belong to one of `parts`, wherever in a source these lie.
 
-    Raises:
-        CubsError: the source is none, is damaged, or holds a link or a path that leads out of it.
+    >>> below(("train",))("tiny/train/n1/a.JPEG"), below(("train",))("tiny/test/a.JPEG")
+    ('train/n1/a.JPEG', None)
     """
-    used = False
-    try:
-        for name, file in tqdm(files(source), desc=source.name, unit=" files"):
-            steps = PurePosixPath(name).parts
-            places = [place for place, step in enumerate(steps) if step in parts]
-            if places and not any(step.startswith((".", "__MACOSX")) for step in steps[1:]):
-                copied = folder.joinpath(*steps[places[-1] :])
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                with open(copied, "wb") as out:
-                    shutil.copyfileobj(file, out)
-                used = True
-    except DAMAGES as error:
-        raise CubsError(f"{source} could not be read to its end: {error}.") from error
-    if not used:
-        raise CubsError(f"{source} is no archive or folder that holds {', '.join(parts)}.")
+
+    def place(name: str) -> str | None:
+        steps = PurePosixPath(name).parts
+        places = [number for number, step in enumerate(steps) if step in parts]
+        return "/".join(steps[places[-1] :]) if places else None
+
+    return place
 
 
-def files(source: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Open each file of a folder, a zip or a tar, or `source` itself if it is none of these.
-
-    Names begin with that of `source`, since `cars_train.tgz` may hold `00001.jpg` at its top.
-
-    Raises:
-        CubsError: an archive holds a link, a device or a path that leads out of it.
-    """
-    stem = source.name.partition(".")[0]
-    if source.is_dir():
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            with open(path, "rb") as file:
-                yield f"{source.name}/{path.relative_to(source).as_posix()}", file
-    elif source.suffix.lower() == ".zip":
-        with zipfile.ZipFile(source) as archive:
-            for entry in archive.infolist():
-                refuse(source, entry.filename, stat.S_ISLNK(entry.external_attr >> 16))
-                if not entry.is_dir():
-                    with archive.open(entry) as file:
-                        yield f"{stem}/{entry.filename}", file
-    elif source.suffix.lower() in (".tar", ".tgz", ".gz", ".xz", ".bz2"):
-        with tarfile.open(source) as archive:
-            for member in archive:
-                refuse(source, member.name, not (member.isfile() or member.isdir()))
-                if member.isfile():
-                    yield f"{stem}/{member.name}", archive.extractfile(member)
-    else:
-        with open(source, "rb") as file:
-            yield source.name, file
-
-
-def refuse(source: Path, name: str, odd: bool) -> None:
-    """Refuse what an honest archive of images does not hold.
-
-    Raises:
-        CubsError: `name` leads out of the archive's folder, or the member is `odd`.
-    """
-    if odd or name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise CubsError(f"{source} holds {name}, a link or a path out of it: use a sound one.")
-
-
-def check(folder: Path, data_set: type) -> None:
-    """Open every split of the data set in `folder` and print what it holds.
+def check(folder: Path, data_set: type[PackedImages]) -> str:
+    """Open every split of the data set in `folder`, print what it holds, return its protocol.
 
     Raises:
         CubsError: something is missing.
@@ -152,4 +153,37 @@ def check(folder: Path, data_set: type) -> None:
     for split in SPLITS:
         images = data_set(folder, split)
         print(f"  {split:5}  {len(images):7,} images of {len(images.classes)} classes")
-    print(f"  {images.protocol}")
+    print(f"  {images.title}: {images.protocol}")
+    return images.protocol
+
+
+def examine(folder: Path, data_set: type[PackedImages]) -> int:
+    """Print all that is wrong with the data set in `folder`; return the exit status."""
+    try:
+        check(folder, data_set)
+        troubles = list(unreadable(folder, data_set))
+    except UnsoundData as error:
+        troubles = error.troubles
+    for trouble in troubles:
+        print(trouble, file=sys.stderr)
+    print(f"  {len(troubles):,} troubles" if troubles else "  every image can be read")
+    return 1 if troubles else 0
+
+
+def unreadable(folder: Path, data_set: type[PackedImages]) -> Iterator[str]:
+    """Read every image, and yield a sentence for each that is none or that its box leads out of."""
+    for split in SPLITS:
+        images = data_set(folder, split)
+        boxes = getattr(images, "annotated", None)
+
+        def look(row: int, images=images, boxes=boxes) -> str:
+            try:
+                box = None if boxes is None else boxes[row]
+                decode(images.root / images.files[row], images.size, box)
+            except CubsError as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(look, images.rows)
+            yield from filter(None, tqdm(found, split, len(images), unit=" images"))

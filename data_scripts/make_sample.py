@@ -6,12 +6,13 @@ from pathlib import Path
 
 from lay_out import check
 
-from cubslib import CubsError, disk, machine, synthetic
+from cubslib import CubsError, disk, machine
 from cubslib.datasets import Cars196, TinyImageNet
+from cubslib.sample import layouts
 
 SETS = (
-    ("tiny-imagenet-200", synthetic.draw_tiny_imagenet, TinyImageNet),
-    ("cars196", synthetic.draw_cars196, Cars196),
+    ("tiny-imagenet-200", layouts.draw_tiny_imagenet, TinyImageNet),
+    ("cars196", layouts.draw_cars196, Cars196),
 )
 
 

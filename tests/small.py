@@ -10,22 +10,11 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from cubslib import (
-    losses,
-    metrics,
-    models,
-    retrieval,
-    runs,
-    sampling,
-    scoring,
-    settings,
-    training,
-)
+from cubslib import losses, metrics, recipes, runs, sampling, scoring, training
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["cubslib.training", "cubslib.scoring"])  # slow to import
@@ -57,67 +46,14 @@ def small(run, plain: bool = False) -> Small:
 def shorten(**changes) -> None:
     """Make all recipes small; `changes` are of their fields."""
     common = {"epochs": 3, "batch_size": 16, "sizes": ((0, 32), (0.6, 48))} | changes
-    for key, recipe in settings.RECIPES.items():
-        settings.RECIPES[key] = dataclasses.replace(recipe, **common)
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    monkeypatch.setattr(settings, "RECIPES", dict(settings.RECIPES))
-    shorten()
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory, tiny_root, cars_root):
-    """A `data_root` whose sample is small; while it serves, one thread computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more only wait for each other on so little work
-    root = tmp_path_factory.mktemp("data_root")
-    (root / "sample").mkdir()
-    for folder in (tiny_root, cars_root):
-        (root / "sample" / folder.name).symlink_to(folder)
-    yield root
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def begin(data_root, tmp_path, monkeypatch):
-    """Start a run by its parameters, as a notebook in an empty project does."""
-    monkeypatch.chdir(tmp_path)
-    return lambda task, **asked: runs.start(task, {"data_root": str(data_root)} | asked)
+    for key, recipe in recipes.RECIPES.items():
+        recipes.RECIPES[key] = dataclasses.replace(recipe, **common)
 
 
 def fit(run, score=None) -> nn.Module:
     """Train the run's first fit as T1 does."""
     score = score or scoring.accuracy
     return training.fit(run, "classification", small(run), nn.CrossEntropyLoss(), score)
-
-
-@pytest.fixture(scope="module")
-def t1(data_root, tmp_path_factory) -> runs.Run:
-    """A finished run of T1, of the custom CNN."""
-    asked = {"data_root": str(data_root), "epochs": 1, "batch_size": 16, "lr": 0.01}
-    run = runs.start("T1", asked | {"run_dir": str(tmp_path_factory.mktemp("t1") / "runs" / "T1")})
-    model = models.CustomCNN(len(run.train.classes))
-    training.fit(run, "classification", model, nn.CrossEntropyLoss(), scoring.accuracy)
-    scoring.record_classifier(run, "classification", model)
-    return run
-
-
-@pytest.fixture(scope="module")
-def t4(data_root, tmp_path_factory) -> runs.Run:
-    """A finished run of T4, of the custom CNN."""
-    asked = {"classify_epochs": 1, "embed_epochs": 1, "batch_size": 8, "image_size": 32}
-    asked |= {"data_root": str(data_root)}
-    run = runs.start("T4", asked | {"run_dir": str(tmp_path_factory.mktemp("t4") / "runs" / "T4")})
-    model = models.CustomCNN(len(run.train.classes))
-    training.fit(run, "classification", model, nn.CrossEntropyLoss(), scoring.recall)
-    stages = {"classification": retrieval.gallery(run, "classification", model)}
-    how = (losses.MultiSimilarityLoss(), scoring.recall, sampling.class_balanced)
-    training.fit(run, "embedding", models.embed(model, 8), *how)
-    stages["embedding"] = retrieval.gallery(run, "embedding", model)
-    retrieval.record_retrieval(run, model, stages)
-    return run
 
 
 def certainty(fabric, model, data, size) -> dict[str, float]:
@@ -191,8 +127,8 @@ def share(rank: int, world: int, port: int, run: runs.Run, metric: bool) -> None
     )
     how = (losses.MultiSimilarityLoss(), scoring.recall, sampling.class_balanced)
     how = how if metric else (nn.CrossEntropyLoss(), scoring.accuracy)
-    fabric = training.launch(run)
-    training.fit(run, "classification", model, *how, fabric=fabric)
+    training.fit(run, "classification", model, *how)
+    fabric = run.fabric
     outputs = scoring.outputs(fabric, model, run.test, 48)
     found = {"images": images, "gradients": gradients, "outputs": outputs}
     found |= {"world": fabric.world_size, "recall": metrics.recall_at_k(outputs, run.test.labels)}

@@ -82,6 +82,60 @@ def test_a_stretched_crop_is_wide_or_tall(images, aspect, tall):
     assert_close(batch, cut / 255)
 
 
+@pytest.mark.parametrize("min_area", [0.08, 0.5, 0.9, 1.0])
+def test_a_stretched_crop_keeps_its_area_within_the_image(min_area):
+    """An image that brightens to the right, or downwards, tells a crop's width, or height."""
+    ramp = torch.arange(64, dtype=torch.uint8)
+    across = ramp.expand(500, 1, 64, 64).expand(-1, 3, -1, -1)
+    u, how = draws(500, 0, "fit", 0), Augmentation(min_area=min_area, max_aspect=2.0)
+    sides = []
+    for images in (across, across.mT):
+        batch = restore(augment(images, u, how, 64))[:, 0] * 255 / 64
+        line = batch[:, 32] if images is across else batch[:, :, 32]
+        sides.append((line[:, 40] - line[:, 24]) * 4)  # 16 of 64 pixels, away from the borders
+    area = sides[0] * sides[1]
+    torch.testing.assert_close(area, min_area + (1 - min_area) * u[:, 0], atol=1e-3, rtol=0)
+    assert area.min() > min_area - 1e-3
+    aspect = sides[0] / sides[1]
+    assert aspect.max() < 2.01
+    assert aspect.min() > 0.49
+    if min_area < 0.5:
+        assert aspect.max() > 1.9
+        assert aspect.min() < 0.55
+
+
+@pytest.mark.parametrize(("read", "made"), [(64, 32), (128, 80), (48, 64), (16, 11)])
+def test_images_are_resized_as_prepare_resizes(read, made):
+    images = torch.randint(256, (5, 3, read, read), generator=torch.manual_seed(0)).byte()
+    images[0] = 255 * (torch.arange(read) % 2).byte()  # stripes, to be gray where they are finer
+    batch = augment(images, draws(5, 0, "fit", 0), Augmentation(), made)
+    torch.testing.assert_close(batch, prepare(images, made), atol=2e-5, rtol=0)
+    if made < read:
+        assert restore(batch)[0].std() < 0.1  # 0.5 as they are
+
+
+def test_a_crop_is_resized_without_false_patterns_too():
+    """Half of an image at 1/2.67 of its pixels: what `prepare` makes of that half."""
+    images = torch.randint(256, (2, 3, 64, 64), generator=torch.manual_seed(0)).byte()
+    u = chosen(2, area=0.0, x=0.0, y=NEARLY_ONE)
+    batch = augment(images, u, Augmentation(min_area=0.25), 12)
+    # A triangle of 2.67 pixels reaches past the crop's border: there it sees the image.
+    inner = (slice(None), slice(None), slice(2, 10), slice(2, 10))
+    expected = prepare(images[:, :, 32:, :32], 12)
+    torch.testing.assert_close(batch[inner], expected[inner], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_no_pixel(images, dtype, device):
+    images, u = images.to(device), draws(6, 0, "fit", 0)
+    plain = augment(images, u, STRONG, 12), prepare(images, 12)
+    with torch.autocast(device, dtype):
+        inside = augment(images, u, STRONG, 12), prepare(images, 12)
+    for one, other in zip(inside, plain, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
 def test_colours_change_as_in_a_loop(images):
     u = draws(6, 1, "fit", 0)
     batch = restore(augment(images, u, Augmentation(colour=0.2), 16))

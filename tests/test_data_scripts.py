@@ -1,5 +1,7 @@
 """The `get_` scripts as their users call them, on small data sets drawn here."""
 
+import errno
+import gzip
 import io
 import os
 import runpy
@@ -11,11 +13,15 @@ import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
-from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
+from cubslib.datasets import Cars196
+from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
 FOLDER = Path(__file__).parent.parent / "data_scripts"
+TEST_MAT = "cars_test_annos_withlabels.mat"
 SCRIPTS = {"cars196": "get_cars196.py", "tiny-imagenet-200": "get_tiny_imagenet.py"}
 
 
@@ -31,7 +37,8 @@ def drawn(tmp_path_factory):
 def get(name, data_root, *sources):
     """Run a data set's script within this process; return its exit status and what it printed."""
     argv = [SCRIPTS[name], "--data-root", str(data_root)]
-    argv += [text for source in sources for text in ("--source", str(source))]
+    for source in sources:
+        argv += [source] if source == "--check" else ["--source", str(source)]
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
         patch.setattr(sys, "argv", argv)
@@ -86,7 +93,7 @@ def test_every_form_of_source_gives_the_same_folder(drawn, tmp_path, name, form)
         source = archive(tmp_path / f"any.{form}", source, at=f"{name}/")
     status, text = get(name, tmp_path / "data", source)
     assert status == 0, text
-    assert "subset:" in text
+    assert "classes of one's own" in text
     assert listing(tmp_path / "data" / name) == listing(drawn / name)
     assert os.listdir(tmp_path / "data") == [name]
     again = get(name, tmp_path / "data", tmp_path / "whatever")
@@ -118,9 +125,95 @@ def test_what_does_not_belong_is_left_out(drawn, tmp_path):
 
 @pytest.mark.parametrize("form", ["zip", "tgz", "tar", "tar.xz"])
 def test_a_cut_archive_is_refused(drawn, tmp_path, form):
-    source = archive(tmp_path / f"cut.{form}", drawn / "cars196")
+    files = listing(drawn / "cars196") | {"cars_test/x.jpg": bytes(10**6)}  # the cut falls in it
+    source = archive(tmp_path / f"cut.{form}", files)
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     assert "cut." in refused("cars196", tmp_path / "data", source)
+
+
+def offset(content):
+    with tarfile.open(fileobj=io.BytesIO(content)) as file:
+        return file.getmembers()[-3].offset
+
+
+def cut_between_members(content):
+    """All members but the last few, without the mark of the end: what `head -c` may leave."""
+    return content[: offset(content)]
+
+
+def damage_a_head(content):
+    at = offset(content)
+    return content[: at + 5] + b"!" + content[at + 6 :]
+
+
+def damage_a_stored_byte(content):
+    at = content.rindex(b"Exif" if b"Exif" in content else b"JFIF")
+    return content[: at + 40] + bytes([content[at + 40] ^ 1]) + content[at + 41 :]
+
+
+@pytest.mark.parametrize("damage", [cut_between_members, damage_a_head])
+def test_a_tar_cut_or_damaged_between_its_members_is_refused(drawn, tmp_path, damage):
+    source = archive(tmp_path / "cars.tar", drawn / "cars196")
+    source.write_bytes(damage(source.read_bytes()))
+    assert "is cut or damaged" in refused("cars196", tmp_path / "data", source)
+
+
+@pytest.mark.parametrize("form", ["zip", "tgz"])
+def test_one_wrong_byte_of_a_picture_is_seen_by_the_archives_checksum(drawn, tmp_path, form):
+    if form == "tgz":
+        source = archive(tmp_path / "cars.tar", drawn / "cars196")
+        stored = gzip.compress(source.read_bytes(), compresslevel=0)
+        source = tmp_path / "cars.tgz"
+        source.write_bytes(damage_a_stored_byte(stored))
+    else:
+        source = archive(tmp_path / "cars.zip", drawn / "cars196")
+        source.write_bytes(damage_a_stored_byte(source.read_bytes()))
+    assert "CRC" in refused("cars196", tmp_path / "data", source)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("LARGEST_FILE", 500), ("LARGEST", 9000), ("MOST", 5)]
+)
+def test_more_than_a_data_set_is_refused(drawn, tmp_path, monkeypatch, limit, value):
+    monkeypatch.syspath_prepend(FOLDER)
+    import archives
+
+    monkeypatch.setattr(archives, limit, value)
+    source = archive(tmp_path / "cars.zip", drawn / "cars196")
+    assert "more than a data set" in refused("cars196", tmp_path / "data", source)
+
+
+@pytest.mark.parametrize("name", ["cars_train", "cars_train/00001.jpg", "devkit/cars_meta.mat"])
+def test_a_link_in_a_folder_is_refused(drawn, tmp_path, name):
+    source = shutil.copytree(drawn / "cars196", tmp_path / "cars")
+    shutil.rmtree(source / name) if name == "cars_train" else (source / name).unlink()
+    (source / name).symlink_to("/etc" if name == "cars_train" else "/etc/passwd")
+    assert f"holds {name}, a link" in refused("cars196", tmp_path / "data", source)
+
+
+def test_a_link_that_is_not_wanted_does_no_harm(drawn, tmp_path):
+    source = shutil.copytree(drawn / "cars196", tmp_path / "cars")
+    (source / "python").symlink_to("/usr/bin/python3")
+    assert get("cars196", tmp_path / "data", source)[0] == 0
+    assert listing(tmp_path / "data/cars196") == listing(drawn / "cars196")
+
+
+def test_two_sources_that_differ_are_refused_and_two_that_agree_are_not(drawn, tmp_path):
+    files = listing(drawn / "cars196")
+    one = archive(tmp_path / "one.zip", files)
+    assert get("cars196", tmp_path / "twice", one, one)[0] == 0
+    name = Path("cars_train/00001.jpg")
+    other = archive(tmp_path / "other.zip", {name: files[Path("cars_train/00002.jpg")]})
+    assert f"a second, different {name}" in refused("cars196", tmp_path / "data", one, other)
+
+
+def test_a_full_disk_is_no_fault_of_the_source(drawn, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    line = refused("cars196", tmp_path / "data", drawn / "cars196")
+    assert line.endswith("cannot be written (No space left on device): make room.")
 
 
 def test_a_missing_image_is_named(drawn, tmp_path):
@@ -174,10 +267,136 @@ def test_a_folder_already_there_is_never_written_to(drawn, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["cars196", "mine.txt"]
 
 
+def test_check_lists_all_that_is_wrong_at_once(tmp_path):
+    root = tmp_path / "cars196"
+    draw_cars196(root, num_classes=4, per_class=4)
+    status, text = get("cars196", tmp_path, "--check")
+    assert status == 0
+    assert "every image can be read" in text
+    for number in (3, 5):
+        (root / f"cars_test/0000{number}.jpg").write_bytes(b"no image")
+    table = loadmat(root / TEST_MAT)["annotations"]
+    table[0, 5]["bbox_x2"] = 500
+    savemat(root / TEST_MAT, {"annotations": table})
+    status, text = get("cars196", tmp_path, "--check")
+    assert status == 1
+    for words in ("00003.jpg is no image", "00005.jpg is no image", "00006.jpg has", "3 troubles"):
+        assert words in text
+    table[0, 0]["class"] = table[0, 7]["class"] = 0
+    savemat(root / TEST_MAT, {"annotations": table})
+    (root / "cars_train/00002.jpg").unlink()
+    status, text = get("cars196", tmp_path, "--check")
+    assert status == 1
+    for words in ("row 1 (00001.jpg)", "row 8 (00008.jpg)", "lacks 1 of 8", "3 troubles"):
+        assert words in text
+    assert get("tiny-imagenet-200", tmp_path, "--check")[0] == 1
+
+
+def rows_of(root):
+    """(pixels' file, label, box or None, half) of a laid-out Cars196, in any order."""
+    found, boxes = [], Cars196(root, "train").annotated
+    for split in ("train", "test"):
+        data = Cars196(root, split)
+        for name, row, label in zip(data.names, data.rows, data.labels.tolist(), strict=True):
+            box = None if boxes is None else tuple(boxes[row])
+            found.append(((root / name).read_bytes(), label, box, name.split("/")[0]))
+    return sorted(found)
+
+
+def in_one_folder(official, folder):
+    """Layout B of a data set in layout A."""
+    (folder / "car_ims").mkdir(parents=True)
+    rows = []
+    for half, table in (("train", "devkit/cars_train_annos.mat"), ("test", TEST_MAT)):
+        for row in loadmat(official / table, squeeze_me=True)["annotations"]:
+            file = f"car_ims/{len(rows) + 1:06}.jpg"
+            shutil.copy(official / f"cars_{half}" / row["fname"], folder / file)
+            corners = [row[f"bbox_{corner}"] for corner in ("x1", "y1", "x2", "y2")]
+            rows.append((file, *corners, row["class"], int(half == "test")))
+    columns = ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
+    table = np.array(rows, [(column, object) for column in columns])
+    names = loadmat(official / "devkit/cars_meta.mat")["class_names"]
+    savemat(folder / "cars_annos.mat", {"annotations": table, "class_names": names})
+    return folder
+
+
+def in_class_folders(official, folder, names, boxes=True):
+    """Layout C of a data set in layout A, its classes called `names`."""
+    for half, table in (("train", "devkit/cars_train_annos.mat"), ("test", TEST_MAT)):
+        lines = []
+        for row in loadmat(official / table, squeeze_me=True)["annotations"]:
+            place = folder / "car_data" / half / names[row["class"] - 1] / row["fname"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(official / f"cars_{half}" / row["fname"], place)
+            corners = [row[f"bbox_{corner}"] for corner in ("x1", "y1", "x2", "y2")]
+            lines.append(",".join(map(str, [row["fname"], *corners, row["class"]])))
+        if boxes:
+            (folder / f"anno_{half}.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_cars_in_one_folder_are_laid_out(drawn, tmp_path):
+    source = in_one_folder(drawn / "cars196", tmp_path / "b")
+    (source / "car_ims/999999.jpg").write_bytes(b"x")
+    status, text = get("cars196", tmp_path / "data", source)
+    assert status == 0
+    assert "1 files without labels" in text
+    assert rows_of(tmp_path / "data/cars196") == rows_of(drawn / "cars196")
+    (source / "car_ims/000003.jpg").unlink()
+    assert "lacks 1 of" in refused("cars196", tmp_path / "other", source)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("relative_im_path", "car_ims/..", "row 2 is not a file and its half"),
+        ("test", float("nan"), "row 2 is not a file and its half"),
+        ("class", 0, "the class 0"),
+    ],
+)
+def test_a_wrong_row_of_the_one_folder_is_named(drawn, tmp_path, field, value, words):
+    source = in_one_folder(drawn / "cars196", tmp_path / "b")
+    content = loadmat(source / "cars_annos.mat")
+    content["annotations"][0, 1][field] = value
+    content = {name: content[name] for name in ("annotations", "class_names")}
+    savemat(source / "cars_annos.mat", content)
+    assert words in refused("cars196", tmp_path / "data", source)
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_cars_in_folders_of_classes_are_laid_out(drawn, tmp_path, boxes):
+    source = in_class_folders(drawn / "cars196", tmp_path / "c", list("abcd"), boxes)
+    status, text = get("cars196", tmp_path / "data", source)
+    assert status == 0
+    assert "images of 4 classes of one's own" in text
+    assert Cars196(tmp_path / "data/cars196", "test").classes == ("c", "d")
+    expected = rows_of(drawn / "cars196")
+    if not boxes:
+        expected = [(content, label, None, half) for content, label, _, half in expected]
+    assert rows_of(tmp_path / "data/cars196") == expected
+    if boxes:
+        (source / "anno_test.csv").write_text("a.jpg,1,2,3,4,1\na.jpg,1,2,low,4,1\n")
+        assert "row 2 is not a file" in refused("cars196", tmp_path / "other", source)
+
+
+def test_folders_of_official_classes_are_in_the_official_order(drawn, tmp_path):
+    """Whose names sort otherwise, and hold a slash."""
+    names = ["Acura Integra Type R 2001", "acura rl sedan 2012", "AM General Hummer SUV 2000",
+             "Ram C-V Cargo Van Minivan 2012"]  # fmt: skip
+    source = in_class_folders(drawn / "cars196", tmp_path / "c", names)
+    status, text = get("cars196", tmp_path / "data", source)
+    assert status == 0
+    assert "Cars196: subset: 16 of 16,185" in text
+    train, test = (Cars196(tmp_path / "data/cars196", split) for split in ("train", "test"))
+    assert train.classes == (
+        "AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura Integra Type R 2001"
+    )  # fmt: skip
+    assert test.classes == ("Ram C/V Cargo Van Minivan 2012",)
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_as_a_command_without_a_source_it_says_where_one_is(tmp_path, name):
-    command = [sys.executable, FOLDER / SCRIPTS[name], "--data-root", tmp_path / "data"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "--source" in done.stderr
-    assert not (tmp_path / "data").exists()
+def test_as_a_command_it_says_what_it_does(name):
+    command = [sys.executable, FOLDER / SCRIPTS[name], "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("--source") > 1
+    assert "--check" in done.stdout

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from cubslib import CubsError
+from cubslib import CubsError, datasets, decoding
 from cubslib.datasets import Cars196, TinyImageNet
-from cubslib.packed import decode
+from cubslib.decoding import decode
 
 TRAIN_MAT, TEST_MAT = "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"
 
@@ -35,7 +35,8 @@ def test_every_tenth_train_image_of_a_class_is_val(tiny_root):
         data = TinyImageNet(tiny_root, split)
         assert list(zip(data.names, data.labels.tolist(), strict=True)) == expected
         assert data.targets.tolist() == data.labels.tolist()
-        assert data.protocol == "subset: 75 of 110,000"
+        assert data.protocol == "75 images, not the official 110,000"
+        assert data.title == "images of 3 classes of one's own"
 
 
 def test_the_official_val_is_test_and_classes_are_named_by_sorted_wnid(tiny_root):
@@ -80,7 +81,8 @@ def test_cars_are_split_by_class_over_both_official_halves(cars_root, options, t
         assert data.classes == tuple(names[classes])
         assert [classes[target] for target in data.targets] == data.labels.tolist()
         assert set(data.names) == {name for name, label in labels.items() if label in classes}
-        assert data.protocol == "subset: 32 of 16,185"
+        assert data.protocol == "32 images, not the official 16,185"
+        assert data.title == "images of 8 classes of one's own"
 
 
 def test_cars_are_cut_to_the_box_both_ends_within(cars_root):
@@ -93,23 +95,39 @@ def test_cars_are_cut_to_the_box_both_ends_within(cars_root):
     assert data.fingerprint != Cars196(cars_root, "test", size=32).fingerprint
 
 
+def edit(root, file, change):
+    """Change the rows of a table of cars in place; `change` gets a list of rows as dicts."""
+    field = "class_names" if "meta" in file else "annotations"
+    table = loadmat(root / file, squeeze_me=True)[field]
+    if field == "annotations":
+        table = [dict(zip(table.dtype.names, row, strict=True)) for row in table.tolist()]
+    rows = list(table)
+    change(rows)
+    if field == "annotations":
+        columns = [(name, object) for name in rows[0]]
+        rows = [tuple(row.values()) for row in rows]
+        savemat(root / file, {field: np.array(rows, columns)})
+    else:
+        savemat(root / file, {field: np.array(rows, object)})
+
+
 def span_every_image(root, less=0):
     """Let every box run from the image's first pixel to its last, `less` some columns."""
     for folder, file in (("cars_train", TRAIN_MAT), ("cars_test", TEST_MAT)):
-        table = loadmat(root / file)["annotations"]
-        for row in table[0]:
-            size = Image.open(root / folder / row["fname"][0]).size
-            corners = zip(("x1", "y1", "x2", "y2"), (1, 1, size[0] - less, size[1]), strict=True)
-            for side, value in corners:
-                row[f"bbox_{side}"] = value
-        savemat(root / file, {"annotations": table})
+
+        def change(rows, folder=folder):
+            for row in rows:
+                width, height = Image.open(root / folder / row["fname"]).size
+                row |= {"bbox_x1": 1, "bbox_y1": 1, "bbox_x2": width - less, "bbox_y2": height}
+
+        edit(root, file, change)
 
 
 def test_boxes_that_span_every_image_are_a_cropped_copy(cars_copy):
     span_every_image(cars_copy, less=1)
-    assert Cars196(cars_copy, "test").protocol == "subset: 32 of 16,185"
+    assert Cars196(cars_copy, "test").protocol == "32 images, not the official 16,185"
     span_every_image(cars_copy)
-    assert Cars196(cars_copy, "test").protocol == "subset: 32 of 16,185, cropped copy"
+    assert Cars196(cars_copy, "test").protocol == "32 images, not the official 16,185, cropped copy"
     file = next(cars_copy.glob("cars_train/*"))
     file.write_text("no image")
     with pytest.raises(CubsError, match=f"{file.name} is no image"):
@@ -159,7 +177,7 @@ def test_a_damaged_table_of_cars_is_named(cars_copy, file, damage):
         ("wnids.txt", "remove", "wnids.txt is missing"),
         ("words.txt", "remove", "words.txt is missing"),
         ("val/val_annotations.txt", "remove", "val_annotations.txt is missing"),
-        ("val/val_annotations.txt", cut, "val_annotations.txt has a row without"),
+        ("val/val_annotations.txt", cut, "val_annotations.txt row 11 (va) has '', no class"),
         (
             "val/images/val_7.JPEG",
             "remove",
@@ -192,6 +210,177 @@ def test_a_split_that_is_none_and_an_image_that_is_none(tiny_copy, cars_copy, ki
     assert not list(root.glob("packed*"))
 
 
+def put(row, **values):
+    """A change of a table: these values in one row, counted from 1."""
+    return lambda rows: rows[row - 1].update(values)
+
+
+def drop(column):
+    return lambda rows: [row.pop(column) for row in rows]
+
+
+NAN, NOTHING = float("nan"), np.empty(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (put(3, **{"class": 0}), r"row 3 \(00003.jpg\) has the class 0; there are 8 names, from 1"),
+        (put(16, **{"class": 9}), r"row 16 \(00016.jpg\) has the class 9; there are 8 names"),
+        (put(3, **{"class": NAN}), r"row 3 \(00003.jpg\) has the class nan, which is no whole"),
+        (put(3, **{"class": 1.5}), r"row 3 \(00003.jpg\) has the class 1.5, which is no whole"),
+        (put(3, **{"class": "car"}), r"row 3 \(00003.jpg\) has the class 'car'"),
+        (put(3, **{"class": NOTHING}), r"row 3 \(00003.jpg\) has the class \[\], which is no"),
+        (drop("class"), "has no column class: the official test rows have theirs in"),
+        (put(3, fname="00002.jpg"), "row 3 names 00002.jpg, as row 2 does"),
+        (put(3, fname="../b.jpg"), r"row 3 has '\.\./b\.jpg' where the name of a file must stand"),
+        (put(3, fname=NAN), "row 3 has nan where the name of a file must stand"),
+        (put(3, bbox_x1=NAN), r"row 3 \(00003.jpg\) has the box \[nan, .* not four whole numbers"),
+        (
+            put(3, bbox_y2="low"),
+            r"row 3 \(00003.jpg\) has the box .*'low'.* not four whole numbers",
+        ),
+        (
+            put(3, bbox_x1=90, bbox_x2=20),
+            r"row 3 \(00003.jpg\) has the box 90, \d+, 20, \d+; x1 ≤ x2",
+        ),
+        (put(3, bbox_y1=0), r"row 3 \(00003.jpg\) has the box .* count from 1"),
+    ],
+)
+@pytest.mark.parametrize("file", [TRAIN_MAT, TEST_MAT])
+def test_a_row_of_cars_that_cannot_be_is_named(cars_copy, file, change, sentence):
+    edit(cars_copy, file, change)
+    with pytest.raises(CubsError, match=rf"{re.escape(file)} {sentence}.*\.$"):
+        Cars196(cars_copy, "train")
+
+
+def test_names_fewer_than_classes_and_labels_from_0_are_refused(cars_copy):
+    for file in (TRAIN_MAT, TEST_MAT):
+        edit(
+            cars_copy, file, lambda rows: [row.update({"class": row["class"] - 1}) for row in rows]
+        )
+    with pytest.raises(CubsError, match="has the class 0; .* more are listed .*--check") as caught:
+        Cars196(cars_copy, "train")
+    assert len(caught.value.troubles) == 4  # each image of that class
+    edit(cars_copy, "devkit/cars_meta.mat", lambda names: names.__delitem__(slice(4, None)))
+    with pytest.raises(CubsError) as caught:
+        Cars196(cars_copy, "train")
+    assert len(caught.value.troubles) == 4 + 3 * 4
+    edit(cars_copy, "devkit/cars_meta.mat", lambda names: names.__setitem__(1, NAN))
+    with pytest.raises(CubsError, match=r"cars_meta.mat row 2 of class_names is no text"):
+        Cars196(cars_copy, "train")
+
+
+def test_a_box_outside_its_picture_is_refused_where_it_is_cut(cars_copy):
+    edit(cars_copy, TEST_MAT, put(3, bbox_x2=500))
+    assert Cars196(cars_copy, "test").read([0]).shape == (1, 3, 128, 128)
+    with pytest.raises(CubsError, match=r"cars_test/00003.jpg has \d+ × \d+ pixels, its box .*500"):
+        Cars196(cars_copy, "test", crop=True).read([0])
+
+
+def test_cars_without_boxes_are_not_cut(cars_copy):
+    for corner in ("x1", "y1", "x2", "y2"):
+        edit(cars_copy, TEST_MAT, drop(f"bbox_{corner}"))
+    assert "cropped" not in Cars196(cars_copy, "test").protocol
+    with pytest.raises(CubsError, match="crop is True, but .* has no boxes"):
+        Cars196(cars_copy, "test", crop=True)
+
+
+def row(number, text):
+    """A damage: another text in a row, counted from 1, of a table."""
+
+    def damage(path):
+        rows = path.read_text().splitlines()
+        rows[number - 1] = text
+        path.write_text("\n".join(rows), encoding="latin-1")
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "sentence"),
+    [
+        ("words.txt", row(2, "n90000137\tcaf\xe9"), "words.txt row 2 is not UTF-8 text"),
+        ("words.txt", row(2, "n90000137"), "words.txt row 2 is not a wnid, a tab and words"),
+        ("wnids.txt", row(2, "../../secret"), r"wnids.txt row 2 lists '../../secret', which is no"),
+        ("wnids.txt", row(2, "n90000137"), "wnids.txt row 2 lists 'n90000137', again"),
+        ("wnids.txt", row(2, ""), "wnids.txt row 2 lists '', which is no name"),
+        ("wnids.txt", lambda path: path.write_text(""), "wnids.txt lists no class"),
+        ("wnids.txt", lambda path: path.write_text("n90000000"), "n90000137 is no class of wnids"),
+        (
+            "val/val_annotations.txt",
+            row(2, "val_0.JPEG\tn90000000"),
+            "row 2 names val_0.JPEG a sec",
+        ),
+        (
+            "val/val_annotations.txt",
+            row(2, "val_1.JPEG\tn7"),
+            r"row 2 (val_1.JPEG) has 'n7', no cl",
+        ),
+        ("val/val_annotations.txt", row(2, "val_1.JPEG"), "row 2 (val_1.JPEG) has '', no class"),
+        (
+            "val/val_annotations.txt",
+            row(2, "/etc/x\tn90000000"),
+            "row 2 names no file but '/etc/x'",
+        ),
+        ("val/val_annotations.txt", lambda path: path.write_text(""), "names no image"),
+    ],
+)
+def test_a_row_of_tiny_imagenet_that_cannot_be_is_named(tiny_copy, name, damage, sentence):
+    damage(tiny_copy / name)
+    with pytest.raises(CubsError, match=rf"{re.escape(sentence)}.*\.$"):
+        TinyImageNet(tiny_copy, "train")
+
+
+@pytest.mark.parametrize("name", ["cars_train/00002.jpg", "val/images/val_3.JPEG",
+                                  "train/n90000137/images/n90000137_4.JPEG"])  # fmt: skip
+def test_a_link_to_nothing_is_named(tiny_copy, cars_copy, name):
+    kind, root = (Cars196, cars_copy) if "cars" in name else (TinyImageNet, tiny_copy)
+    (root / name).unlink()
+    (root / name).symlink_to(root / "nowhere")
+    with pytest.raises(CubsError, match=f"{name} is a link to nothing"):
+        kind(root, "train")
+
+
+def test_files_without_labels_are_counted_and_said(tiny_copy, cars_copy):
+    (tiny_copy / "val/images/more.JPEG").touch()
+    (tiny_copy / "train/n90000137/images/list.txt").touch()
+    (tiny_copy / "train/n90000137/images/.DS_Store").touch()
+    (cars_copy / "cars_test/99999.jpg").touch()
+    for split in ("train", "test"):
+        assert TinyImageNet(tiny_copy, split).protocol.endswith("110,000, 2 files without labels")
+        assert Cars196(cars_copy, split).protocol.endswith("16,185, 1 files without labels")
+
+
+def test_a_bomb_in_a_cropped_copy_is_named(cars_copy, monkeypatch):
+    span_every_image(cars_copy)
+    monkeypatch.setattr(decoding, "LARGEST", 100)
+    with pytest.raises(CubsError, match=r"cars_train/\d+.jpg has more than 100 pixels"):
+        Cars196(cars_copy, "test")
+
+
+def test_all_troubles_are_found_at_once(tiny_copy):
+    garbage(tiny_copy / "words.txt")
+    (tiny_copy / "val/images/val_7.JPEG").unlink()
+    empty(tiny_copy / "train/n90000137/images")
+    with pytest.raises(CubsError, match=r"words.*\(2 more are ") as caught:
+        TinyImageNet(tiny_copy, "train")
+    assert len(caught.value.troubles) == 3
+
+
+@pytest.mark.parametrize(
+    ("official", "counts_agree", "found", "text"),
+    [
+        (True, True, 99, "complete"),
+        (True, False, 98, "subset: 98 of 99"),
+        (True, False, 99, "99 images, not the official 99"),  # of other numbers a class
+        (False, True, 99, "99 images, not the official 99"),  # of other classes
+    ],
+)
+def test_complete_means_the_official_counts_and_classes(official, counts_agree, found, text):
+    assert datasets._protocol(official, counts_agree, found, 99, 0) == text
+
+
 def assert_a_few_images(data, pattern):
     """Read through the packed copy if it is there already; making it would take minutes."""
     places = [0, len(data) // 2, len(data) - 1]
@@ -212,7 +401,7 @@ def test_real_tiny_imagenet_has_the_official_counts(real):
         assert len(data) == len(set(data.names)) == count
         assert data.targets.bincount().tolist() == [per_class] * 200
         assert len(data.classes) == 200
-        assert data.protocol == "complete"
+        assert (data.title, data.protocol) == ("Tiny ImageNet", "complete")
     assert data.classes[0] == "goldfish"
     assert_a_few_images(data, "packed-test-64px-*.npy")
 
@@ -225,6 +414,7 @@ def test_real_cars_have_98_classes_on_either_side(real):
     assert train.classes[0] == "AM General Hummer SUV 2000"
     held_back = Cars196(root, "val", val_classes=14)
     assert held_back.labels.unique().tolist() == list(range(6, 98, 7))  # every seventh
+    assert train.title == "Cars196"
     total = len(train) + len(test)
     assert train.protocol.startswith("complete" if total == 16_185 else f"subset: {total:,} of")
     assert_a_few_images(test, "packed-full-128px-*.npy")

@@ -88,6 +88,44 @@ def test_a_lock_is_freed_by_an_error(tmp_path):
     subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], check=True, timeout=30)
 
 
+def leave(path):
+    """Let a process write `path` and hold a lock beside it; kill it; return its number."""
+    code = (
+        "import os\nlock = disk.lock(path.with_name('.x.lock')); lock.__enter__()\n"
+        "with disk.whole(path) as draft:\n draft.mkdir(); (draft / 'a').touch(); os._exit(9)"
+    )
+    done = subprocess.Popen(
+        [sys.executable, "-c", HOLD + "path = Path(sys.argv[1])\n" + code, path]
+    )
+    assert done.wait() == 9
+    return done.pid
+
+
+def test_what_dead_processes_left_is_cleared_and_nothing_else(tmp_path):
+    pid = leave(tmp_path / "name")
+    (tmp_path / "mine.part").touch()
+    (tmp_path / f".far.ffffff-{pid}.part").touch()  # of another host
+    with disk.whole(tmp_path / "new") as draft, disk.lock(tmp_path / ".held.lock"):
+        draft.touch()
+        assert len(list(tmp_path.iterdir())) == 6
+        disk.clear(tmp_path)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {"mine.part", f".far.ffffff-{pid}.part", draft.name, ".held.lock"}
+        code = HOLD + "disk.clear(Path(sys.argv[1]))"  # another process does not take it either
+        subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+        assert left == {path.name for path in tmp_path.iterdir()}
+    disk.clear(tmp_path / "nowhere")
+
+
+def test_a_lock_is_taken_though_its_file_was_cleared_meanwhile(tmp_path):
+    path = tmp_path / ".x.lock"
+    for _ in range(3):
+        with disk.lock(path, "busy"):
+            assert path.exists()
+        disk.clear(tmp_path)
+        assert not path.exists()
+
+
 def test_a_fingerprint_tells_parts_and_their_borders_apart():
     parts = [
         ("ab", "c"),

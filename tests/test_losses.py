@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cubslib import CubsError
+from cubslib import CubsError, losses
 from cubslib.losses import MININGS, MultiSimilarityLoss
 
 MINING = pytest.mark.parametrize("mining", MININGS)
@@ -25,7 +25,10 @@ def mined(similarity, labels, i, mining, margin):
             [j for j in negatives if s[j] > lowest - margin],
         )
     if mining == "hardest":
-        return [j for j in positives if s[j] == lowest], [j for j in negatives if s[j] == highest]
+        return [s.index(lowest)], [s.index(highest)]  # the first of ties
+    if mining == "typical":
+        mean = sum(s[j] for j in positives) / len(positives)
+        return positives, [j for j in negatives if s[j] > mean - margin]
     return positives, negatives
 
 
@@ -65,8 +68,39 @@ def test_loss_and_gradient_are_the_formulas(mining, seed, values):
 
 
 def test_minings_keep_different_pairs():
-    losses = [MultiSimilarityLoss(mining=mining)(batch(9.0), LABELS) for mining in MININGS]
-    assert len({round(loss.item(), 4) for loss in losses}) == 3
+    unit = torch.nn.functional.normalize(batch(9.0))
+    minings = [MultiSimilarityLoss(mining=mining) for mining in MININGS]
+    kept = {str(torch.cat(loss.mine(unit @ unit.T, LABELS)).tolist()) for loss in minings}
+    assert len(kept) == len(MININGS) == 4
+
+
+@MINING
+def test_only_hardest_keeps_one_pair_a_side_and_no_rule_a_row_that_lacks_a_side(mining):
+    """Rows 0 to 3 tie in everything; row 4 has no positive."""
+    labels = torch.tensor([0, 0, 0, 0, 3])
+    kept = MultiSimilarityLoss(mining=mining).mine(torch.ones(5, 5), labels)
+    positives, negatives = (pairs.sum(1).tolist() for pairs in kept)
+    assert positives == ([1, 1, 1, 1, 0] if mining == "hardest" else [3, 3, 3, 3, 0])
+    assert negatives == [1, 1, 1, 1, 0]
+    if mining == "hardest":
+        assert kept[0].int().argmax(1).tolist()[:4] == [1, 0, 0, 0]  # the first
+    for pairs in MultiSimilarityLoss(mining=mining).mine(torch.ones(3, 3), torch.ones(3)):
+        assert not pairs.any()  # no row has a negative
+
+
+def test_a_new_rule_is_a_choice_of_mining(monkeypatch):
+    monkeypatch.setitem(losses.RULES, "none", lambda s, y, margin: (s != s, s != s))
+    assert MultiSimilarityLoss(mining="none")(batch(), LABELS) == 0
+
+
+def test_one_odd_view_moves_the_typical_positive_less_than_the_hardest():
+    """The fourth image of class 0 is seen from behind; of class 1, one is near and one is not."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    similarity = torch.tensor([[1, 0.9, 0.9, 0.0, 0.55, 0.2]]).expand(6, 6)
+    _, hard = MultiSimilarityLoss(margin=0.1).mine(similarity, labels)
+    _, typical = MultiSimilarityLoss(margin=0.1, mining="typical").mine(similarity, labels)
+    assert hard[0].tolist() == [False, False, False, False, True, True]  # > 0 - 0.1
+    assert typical[0].tolist() == [False, False, False, False, True, False]  # > 0.6 - 0.1
 
 
 def test_the_margins_border_is_not_kept():
@@ -104,6 +138,7 @@ def test_points_at_known_angles():
         (torch.zeros(4, 6), [0, 0, 1, 1], False),
         (batch(count=4) * 1e-20, [0, 0, 1, 1], False),
         (batch(count=4) * 1e15, [0, 0, 1, 1], False),
+        (batch(count=4) * torch.tensor([[1], [0], [1], [1]]), [0, 0, 1, 1], False),
         (torch.tensor([[1.0, 0], [-1, 0], [1, 0], [-1, 0]]), [0, 0, 1, 1], False),
     ],
 )
@@ -114,7 +149,7 @@ def test_the_loss_is_finite_with_its_gradient_whatever_the_batch_holds(
     loss = MultiSimilarityLoss(alpha=10.0, beta=60.0, mining=mining)(leaf, torch.tensor(labels))
     loss.backward()
     assert loss.isfinite()
-    assert leaf.grad.isfinite().all()
+    assert leaf.grad.abs().max() < 1e4  # of a row without length too; NaN is not less
     assert (loss.item() == 0) is zero
     if zero:
         assert (leaf.grad == 0).all()
@@ -141,13 +176,52 @@ def test_any_float_type_is_computed_in_single_precision(dtype, device):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("alpha", 0), ("alpha", -1.0), ("beta", 0.0), ("lam", 1.1), ("lam", -0.1), ("margin", -0.1),
-     ("mining", "hard"), ("alpha", math.nan), ("margin", math.nan)],
+     ("mining", "hard"), ("alpha", math.nan), ("margin", math.nan), ("beta", math.nan),
+     ("alpha", math.inf), ("beta", math.inf)],
 )  # fmt: skip
 def test_arguments_out_of_range_are_refused(name, value):
-    with pytest.raises(CubsError, match=f"{name} is .*{value}"):
+    with pytest.raises(CubsError, match=f"{name} is .*{value}.*; it must be "):
         MultiSimilarityLoss(**{name: value})
 
 
 def test_embeddings_that_are_not_finite_give_a_loss_that_is_not():
     embeddings = torch.tensor([[1.0, 0], [torch.nan, 1], [0, 1], [1, 1]])
     assert MultiSimilarityLoss()(embeddings, torch.tensor([0, 0, 1, 1])).isnan()
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "sentence"),
+    [
+        (torch.ones(4, 3), torch.zeros(4, 1), r"embeddings are \(4, 3\) and labels \(4, 1\)"),
+        (torch.ones(4, 3), torch.zeros(3), r"labels \(3,\); they must be \(m, D\) and \(m,\)"),
+        (torch.ones(4), torch.zeros(4), r"embeddings are \(4,\)"),
+        (torch.ones(4, 3, 1), torch.zeros(4), r"embeddings are \(4, 3, 1\)"),
+        (torch.full((4, 3), 1e20), torch.zeros(4), "length is more than float32 holds"),
+        (torch.full((4, 3), torch.inf), torch.zeros(4), "length is more than float32 holds"),
+    ],
+)
+def test_batches_of_another_shape_or_past_float32_are_refused(embeddings, labels, sentence):
+    with pytest.raises(CubsError, match=sentence):
+        MultiSimilarityLoss()(embeddings, labels)
+
+
+@MINING
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+def test_exponents_that_overflow_float32_are_summed_all_the_same(mining, scale):
+    values = {"alpha": scale, "beta": scale, "mining": mining}
+    found = MultiSimilarityLoss(**values)(batch(3.0), LABELS)
+    unit = torch.nn.functional.normalize(batch(3.0).double())
+    kept = MultiSimilarityLoss(**values).mine(unit @ unit.T, LABELS)
+    expected = 0
+    for pairs, sign in zip(kept, (-1, 1), strict=True):
+        x = (sign * scale * (unit @ unit.T - 0.5)).masked_fill(~pairs, -torch.inf)
+        expected += torch.cat([x, torch.zeros(10, 1)], 1).logsumexp(1).mean() / scale
+    torch.testing.assert_close(found.double(), expected, atol=0, rtol=1e-5)
+
+
+def test_a_batch_on_a_device_gives_what_it_gives_on_the_cpu(device):
+    leaf = batch().to(device).requires_grad_()
+    (2 * MultiSimilarityLoss()(leaf, LABELS.to(device))).backward()  # a factor passes through
+    alone = batch().requires_grad_()
+    MultiSimilarityLoss()(alone, LABELS).backward()
+    torch.testing.assert_close(leaf.grad.cpu(), 2 * alone.grad)

@@ -1,13 +1,14 @@
+import os
 import shutil
+import subprocess
+import sys
 
 import papermill
 import pytest
-import small
 from papermill.exceptions import PapermillExecutionError
 
-from cubslib import __main__, runs
-
-begin, data_root, short, t1, t4 = small.begin, small.data_root, small.short, small.t1, small.t4
+from cubslib import __main__, recipes, runs
+from cubslib.runs import parameters
 
 
 @pytest.fixture
@@ -45,22 +46,19 @@ def test_values_are_read_as_papermill_reads_them(text, value):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("asked", "sentence"),
     [
-        (["margin", "0.2"], "T1 has no parameter margin: it has data_root, "),
         (["epoch", "2"], "T1 has no parameter epoch: did you mean epochs."),
         (["restart", "false"], "restart is 'false'; it must be True or False."),
         (["epochs", "1e3"], "epochs is 1000.0; it must be a whole number."),
-        (["epochs", "-3"], "epochs is -3; it must be 0 or more."),
-        (["batch_size", "1"], "batch_size is 1; it must be 0 or at least 2"),
         (["seed", "1"], "run_dir mine began with seed=0: ask for the same, for restart=True"),
     ],
 )
-def test_run_refuses_in_one_sentence_before_a_kernel_starts(parameters, sentence, begin, command):
+def test_run_refuses_in_one_sentence_before_a_kernel_starts(asked, sentence, begin, command):
     run = begin("T1", run_dir="mine")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     place = ["-p", "run_dir", "mine", "-p", "data_root", run.train.root.parent.parent]
-    status, out, error = command("run", "T1", *place, "-p", *parameters)
+    status, out, error = command("run", "T1", *place, "-p", *asked)
     assert (status, out) == (1, "")
     assert error.startswith(sentence)
     assert error.count("\n") == 1
@@ -85,13 +83,14 @@ def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
         run.release()
         raise error
 
+    total = recipes.recipe("recognition", "sample").epochs
     rows = [{"epoch": 7, "loss": 2.5, "val_top1": 0.25, "seconds": 1.0, "images_per_second": 9.0}]
     monkeypatch.setattr(papermill, "execute_notebook", fail)
     asked = ["-p", "data_root", data_root, "-p", "seed", "3", "-p", "restart", "True"]
     error = PapermillExecutionError(9, 3, "fit()", "CubsError", "the loss is nan.", ["", ""])
     status, out, said = command("run", "T1", *asked)
     assert (status, said) == (1, "the loss is nan.\n")
-    assert "classification, epoch 7 of 3: loss 2.500, val_top1 25.0%, 9 images/s" in out
+    assert f"classification, epoch 7 of {total}: loss 2.500, val_top1 25.0%, 9 images/s" in out
     error = PapermillExecutionError(9, 3, "fit()", "ZeroDivisionError", "by zero", ["", ""])
     assert command("run", "T1", *asked)[0] == 1
     error = KeyboardInterrupt()
@@ -126,11 +125,62 @@ def test_classify_and_search_use_the_newest_run_or_the_one_named(command, projec
         assert status == 0
         shutil.copytree(run.folder, project / "runs" / task)
         assert command(what, photos[task]) == (0, named, "")
-        lines = named.splitlines()
-        assert lines[0] == f"by {task}:"
-        assert len(lines) == {"T1": 4, "T4": 9}[task]
+        warning, by, *lines = named.splitlines()
+        assert warning.startswith("SAMPLE DATA: this run was trained on pictures drawn")
+        assert by == f"by {task}:"
+        assert len(lines) == {"T1": 3, "T4": 8}[task]
+        counted = command(what, photos[task], "--count", 2)[1].splitlines()
+        assert counted[2:] == lines[:2]
+        status, _, error = command(what, photos[task], "--count", 0)
+        assert (status, error) == (1, "--count is 0; it must be 1 or more.\n")
     assert t1.test.classes[0] in command("classify", photos["T1"])[1]
-    assert t4.test.names[0] in command("search", photos["T4"])[1].splitlines()[1]
+    assert t4.test.names[0] in command("search", photos["T4"])[1].splitlines()[2]
+
+
+def test_nothing_is_warned_of_where_the_data_were_real(command, project, t1):
+    folder = shutil.copytree(t1.folder, project / "real")
+    path = folder / "metrics.json"
+    path.write_text(path.read_text().replace('"dataset": "sample"', '"dataset": "real"'))
+    out = command("classify", t1.test.root / t1.test.names[0], "--run", folder)[1]
+    assert out.startswith("by real:")
+
+
+def test_a_reader_who_has_seen_enough_ends_the_command_in_peace(t1):
+    photo = t1.test.root / t1.test.names[0]
+    call = [sys.executable, "-m", "cubslib", "classify", photo, "--run", t1.folder]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(call, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_lists_every_parameter_with_its_range_default_and_notebooks(command, capsys):
+    with pytest.raises(SystemExit):
+        command("run", "--help")
+    out = capsys.readouterr().out
+    for row in parameters.TABLE:
+        where = "" if len(row.tasks) == 4 else f"; {', '.join(row.tasks)}"
+        said = f"{row.meaning} ({row.default!r}; {row.range}{where})"
+        (line,) = [line for line in out.splitlines() if said in line]
+        assert line.split()[0] == row.name
+
+
+def test_ctrl_c_while_a_finished_run_is_shown_leaves_its_notebook_whole(
+    command, data_root, monkeypatch, project, t1
+):
+    folder = shutil.copytree(t1.folder, project / "runs/shown")
+    (folder / "T1_custom_cnn.ipynb").write_text("whole")
+
+    def interrupted(source, draft, parameters, **options):
+        draft.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", interrupted)
+    asked = {"data_root": data_root, "run_dir": "runs/shown", "epochs": 1, "batch_size": 16}
+    pairs = [part for pair in (asked | {"lr": 0.01}).items() for part in ("-p", *pair)]
+    assert command("run", "T1", *pairs)[0] == 130
+    assert (folder / "T1_custom_cnn.ipynb").read_text() == "whole"
 
 
 @pytest.mark.parametrize("what", ["classify", "search"])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from cubslib import CubsError, models
+from cubslib import CubsError, inside, models
 from cubslib.blocks import FASHIONS
 from cubslib.models import CustomCNN, cubs_resnet18, embed, rebuild, resnet18
 
@@ -52,7 +52,7 @@ def test_resnet18_is_torchvisions(pictures):
 @pytest.mark.parametrize("fashion", FASHIONS)
 def test_a_network_without_blocks_loads_into_one_with_and_hardly_changes(fashion, stem, pictures):
     torch.manual_seed(0)
-    plain, augmented = lived_in(resnet18(7, stem)), cubs_resnet18(7, fashion, stem).eval()
+    plain, augmented = lived_in(resnet18(7, stem)), cubs_resnet18(7, fashion, stem, 5.0).eval()
     missing, unexpected = augmented.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert {name.split(".attention.")[0] for name in missing} == {
@@ -129,7 +129,7 @@ def test_what_is_none_is_refused(make, sentence):
 def test_stages_list_every_parameter_once_and_leave_the_network_as_it_was(stem, side):
     model = cubs_resnet18(7, "serial_12", stem).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rows = models.stages(model, 64)
+    rows = inside.stages(model, 64)
     counts = [int(row["parameters"].replace(",", "")) for row in rows]
     assert sum(counts) == models.num_parameters(model)
     outputs = {row["stage"]: row["output"] for row in rows}
@@ -143,7 +143,7 @@ def test_stages_list_every_parameter_once_and_leave_the_network_as_it_was(stem, 
 
 def test_gates_are_those_that_the_images_meet(pictures):
     model = lived_in(cubs_resnet18(7, "serial_12")).train()
-    channel, spatial = models.gates(model, pictures)
+    channel, spatial = inside.gates(model, pictures)
     assert list(channel) == list(spatial) == [f"layer{s}.{b}" for s in (1, 2, 3, 4) for b in (0, 1)]
     assert channel["layer3.1"].shape == (4, 256)
     assert spatial["layer2.0"].shape == (4, 5, 5)

@@ -1,4 +1,8 @@
+import errno
+import hashlib
 import io
+import os
+import shutil
 import sys
 import types
 
@@ -8,7 +12,8 @@ import torch
 from PIL import Image
 
 from cubslib import CubsError, packed
-from cubslib.packed import PackedImages, decode
+from cubslib.decoding import decode
+from cubslib.packed import PackedImages
 from cubslib.progress import Progress
 
 NAMES = ["a.png", "b/c.png", "d.png", "e.png", "f.png"]
@@ -69,7 +74,15 @@ def test_the_pack_stays_on_disk_and_cannot_be_changed_through_a_batch(folder):
 def test_a_whole_pack_serves_all_splits_and_is_never_made_again(folder, monkeypatch):
     first = split(folder).read([0, 1])
     monkeypatch.delattr(packed, "_write")
+    monkeypatch.delattr(packed, "lock")  # nor is a lock taken: the data may be read-only
     assert torch.equal(split(folder, [4, 0]).read([0, 1]), first)
+
+
+def saved(array):
+    """A packed copy of `array`, its sum included."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue() + hashlib.sha256(array).digest()
 
 
 @pytest.mark.parametrize(
@@ -81,8 +94,14 @@ def test_a_whole_pack_serves_all_splits_and_is_never_made_again(folder, monkeypa
         lambda content: b"not an array" * 100,
         lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
         lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: saved(np.zeros((5, 3, 6, 5), np.uint8)),
+        lambda content: saved(np.zeros((5, 3, 6, 6), np.int8)),
+        lambda content: saved(np.array([print])),
     ],
-    ids=["cut", "cut in its header", "empty", "garbage", "a bit of a pixel", "a bit of its sum"],
+    ids=[
+        *("cut", "cut in its header", "empty", "garbage", "a bit of a pixel", "a bit of its sum"),
+        *("of another shape", "of another type", "a pickle"),
+    ],
 )
 def test_a_damaged_pack_is_made_again(folder, damage):
     before = split(folder).read(range(4))
@@ -105,6 +124,57 @@ def test_a_stale_pack_and_a_killed_process_leavings_go(folder):
     assert after[3, :, 0, 0].tolist() == [9, 8, 7]
     assert len(set(packs(folder)) - set(names)) == 3  # the new one; the other size and its lock
     assert len(packs(folder)) == 4
+
+
+def test_packed_copies_may_lie_elsewhere(folder, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CUBSLIB_CACHE", str(cache))
+    before, other = split(folder).read([0]), split(folder, size=4)
+    assert packs(folder) == []
+    (place,) = cache.iterdir()
+    assert len(list(place.glob("packed-all-6px-*.npy"))) == 1
+    monkeypatch.delenv("CUBSLIB_CACHE")
+    assert other.read([0]).shape == (1, 3, 4, 4)
+    monkeypatch.setenv("CUBSLIB_CACHE", str(cache))
+    monkeypatch.delattr(packed, "_write")
+    assert torch.equal(split(folder).read([0]), before)
+    assert split(folder, size=4).read([0]).shape == (1, 3, 4, 4)  # one in the data's own folder
+
+
+def test_data_that_cannot_be_written_need_a_packed_copy_or_a_folder_for_it(
+    folder, tmp_path_factory, monkeypatch
+):
+    before = split(folder).read([0])
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    assert torch.equal(split(folder).read([0]), before)
+    with pytest.raises(CubsError, match=r"cannot be written and has no packed copy .*_CACHE\.$"):
+        split(folder, size=4).read([0])
+    monkeypatch.setenv("CUBSLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    assert split(folder, size=4).read([0]).shape == (1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("at", ["disk_usage", "posix_fallocate"])
+def test_a_disk_without_room_for_the_copy_is_a_sentence(folder, monkeypatch, at, code):
+    if at == "disk_usage":
+        monkeypatch.setattr(shutil, at, lambda path: types.SimpleNamespace(free=100))
+    else:
+        assert hasattr(os, at) or sys.platform == "darwin"
+
+        def full(*arguments):
+            raise OSError(code, "No room")
+
+        monkeypatch.setattr(os, at, full, raising=False)
+    with pytest.raises(CubsError, match=r"GB free, the packed copy takes .* CUBSLIB_CACHE\.$"):
+        split(folder).read([0])
+    assert packs(folder) == [".packed-all-6px.lock"]
+
+
+def test_an_image_that_is_gone_is_named(folder):
+    data = split(folder)
+    (folder / "d.png").unlink()
+    with pytest.raises(CubsError, match=r"d\.png cannot be read \(No such file"):
+        data.read([0])
 
 
 def test_packing_that_is_interrupted_leaves_nothing(folder, monkeypatch):
@@ -138,44 +208,6 @@ def test_the_summary_counts_and_averages_as_loops_do(folder):
     assert summary["images a class"] == "1–2"
     assert summary["mean of R, G, B"].split()[0] == f"{sum(red) / len(red):.3f}"
     assert summary["std of R, G, B"].split()[0] == f"{np.std(red, ddof=1):.3f}"
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "I;16"])
-def test_images_of_every_mode_become_three_channels(tmp_path, mode):
-    gray = Image.fromarray(np.uint8([[0, 255], [255, 0]]))
-    image = Image.new("I;16", (2, 2)) if mode == "I;16" else gray.convert(mode)
-    image.save(tmp_path / "image.png")
-    pixels = decode(tmp_path / "image.png", 2)
-    assert pixels.dtype == np.uint8
-    assert pixels.shape == (3, 2, 2)
-    if mode != "I;16":
-        assert (pixels == np.uint8([[0, 255], [255, 0]])).all()
-
-
-def test_an_image_is_turned_upright_cut_and_squeezed(tmp_path):
-    image = Image.new("RGB", (40, 20))
-    image.paste((200, 100, 50), (0, 0, 20, 20))
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned: the left side is up
-    image.save(tmp_path / "turned.png", exif=exif)
-    upright = decode(tmp_path / "turned.png", 10)
-    assert upright[:, 2, 5].tolist() == [200, 100, 50]
-    assert upright[:, 8, 5].tolist() == [0, 0, 0]
-    cut = decode(tmp_path / "turned.png", 10, (0, 18, 20, 20))
-    assert (cut.reshape(3, -1).T == [200, 100, 50]).all()
-
-
-@pytest.mark.parametrize("content", [None, b"", b"a text", "cut"])
-def test_an_image_that_is_none_is_named(tmp_path, content):
-    path = tmp_path / "photo.jpg"
-    if content == "cut":
-        whole = io.BytesIO()
-        Image.effect_noise((64, 64), 50).save(whole, "JPEG")
-        content = whole.getvalue()[:900]
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(CubsError, match=r"photo\.jpg is (missing|no image).*[^.]\.$"):
-        decode(path, 8)
 
 
 def test_progress_is_a_line_in_a_terminal_and_one_output_in_a_notebook(monkeypatch, capsys):

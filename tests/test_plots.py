@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cubslib import CubsError, plots
+from cubslib import CubsError
+from cubslib.pages import diagrams, pictures, plots
 
 RNG = np.random.default_rng(0)
 LONG = "Chevrolet Silverado 1500 Hybrid Crew Cab 2012"
@@ -22,9 +23,10 @@ def _history(*fits, epochs=2, **scores):
     ]
 
 
+DIAGRAMS = ("custom_cnn", "residual_block", "channel_block", "spatial_block", "fashions")
 FIGURES = {
-    "grid": lambda: plots.image_grid(_images(5), [*NAMES, "c"], columns=2),
-    "float grid": lambda: plots.image_grid(torch.rand(3, 3, 8, 8), NAMES[:3]),
+    "grid": lambda: pictures.image_grid(_images(5), [*NAMES, "c"], columns=2),
+    "float grid": lambda: pictures.image_grid(torch.rand(3, 3, 8, 8), NAMES[:3]),
     "curves": lambda: plots.curves(_history("parallel", "serial_12", val_top1=0.25, val_top5=0.5)),
     "one epoch": lambda: plots.curves(_history("classification", epochs=1, val_top1=0.25)),
     "no val": lambda: plots.curves(_history("classification", "embedding", val_recall_at_1="")),
@@ -32,16 +34,18 @@ FIGURES = {
     "all right": lambda: plots.confusion(torch.eye(4, dtype=int), NAMES),
     "worst": lambda: plots.worst_classes(RNG.random(200), NAMES * 50),
     "few classes": lambda: plots.worst_classes(RNG.random(4), NAMES),
-    "gates": lambda: plots.gate_maps(_images(4), RNG.random((4, 8, 8)), NAMES),
-    "equal gates": lambda: plots.gate_maps(_images(1), np.full((1, 2, 2), 0.98), ["a"]),
+    "gates": lambda: pictures.gate_maps(_images(4), RNG.random((4, 8, 8)), NAMES),
+    "equal gates": lambda: pictures.gate_maps(_images(1), np.full((1, 2, 2), 0.98), ["a"]),
     "channels": lambda: plots.channel_gates({"layer1.0": RNG.random((5, 8)), "b": np.ones((5, 4))}),
-    "gallery": lambda: plots.gallery(
+    "gallery": lambda: pictures.gallery(
         _images(2), _images(2, 3), RNG.random((2, 3)) > 0.5, NAMES[:2]
     ),
     "recalls": lambda: plots.recall_bars({"a": {"1": 0.0}, "b": {"1": 1.0}}, {"1": 0.01}),
     "no chance": lambda: plots.recall_bars({"a": {1: 0.0, 2: 0.0}}),
-    "map": lambda: plots.embedding_map(RNG.random((90, 2)), np.arange(90) % 30, ["c"] * 30),
-    "small map": lambda: plots.embedding_map(torch.rand(4, 2), torch.tensor([0, 0, 3, 3]), NAMES),
+    "two losses": lambda: plots.curves(_history("classification", "embedding"), one_loss=False),
+    "lines": lambda: plots.lines({"rate": {"a": [0, 1]}, "size": {"a": [1, 2]}}, [0, 1], "x"),
+    "cosines": lambda: plots.similarities({"a": {"one": RNG.random(9), "two": -RNG.random(9)}}),
+    **{name: getattr(diagrams, name) for name in DIAGRAMS},
 }
 
 
@@ -56,7 +60,10 @@ def test_every_figure_is_drawn_and_described(name, tmp_path):
         assert image.text["Description"] == alt
         assert max(image.size) <= 2000
     assert alt.endswith(".")
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    numbers = [path for path in tmp_path.iterdir() if path.name != "figure.png"]
+    assert [path.name for path in numbers] == ["figure.csv"] * bool(figure.numbers)
+    if numbers:
+        assert numbers[0].read_text().count("\n") == len(figure.numbers) + 1
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.5, 0.25), (0.25, 0.5)])
@@ -71,6 +78,11 @@ def test_curves_draw_a_line_for_each_fit_and_a_panel_for_each_score_there_is():
     assert [len(ax.lines) for ax in both] == [2, 2]
     none = plots.curves(_history("a", "b", val_recall_at_1=None)).axes
     assert [ax.get_title() for ax in none] == ["Training loss"]
+    apart = plots.curves(_history("a", "b"), one_loss=False).axes
+    assert [(ax.get_title(), len(ax.lines)) for ax in apart] == [
+        ("Training loss, a", 1),
+        ("Training loss, b", 1),
+    ]
     part = plots.curves(_history("a", val_recall_at_1=0.5) + _history("b")).axes
     assert [len(ax.lines) for ax in part] == [2, 1]
 
@@ -91,34 +103,25 @@ def test_worst_classes_are_the_best_and_the_worst_in_order():
 
 
 def test_right_and_wrong_differ_by_more_than_colour():
-    axes = plots.gallery(_images(1), _images(1, 2), [[True, False]], ["query"]).axes
+    axes = pictures.gallery(_images(1), _images(1, 2), [[True, False]], ["query"]).axes
     assert [ax.get_title()[0] for ax in axes] == ["q", "✓", "✗"]
     assert axes[1].spines["top"].get_linestyle() != axes[2].spines["top"].get_linestyle()
-
-
-def test_the_classes_of_a_map_differ_by_marker_and_the_rest_are_grey():
-    labels = np.repeat(np.arange(20), np.arange(20, 0, -1))
-    figure = plots.embedding_map(RNG.random((len(labels), 2)), labels, [f"c{i}" for i in range(20)])
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert names == [*(f"c{i}" for i in range(12)), "other classes"]
-    shapes = {path.get_paths()[0].vertices.tobytes() for path in figure.axes[0].collections[:12]}
-    assert len(shapes) == 12
 
 
 def test_images_are_shown_as_they_are():
     images = _images(2)
     for given in (images, torch.from_numpy(images), images / 255):
-        shown = plots.image_grid(given, ["a", "b"]).axes[1].images[0].get_array()
+        shown = pictures.image_grid(given, ["a", "b"]).axes[1].images[0].get_array()
         expected = images[1].transpose(1, 2, 0)
         np.testing.assert_allclose(shown, expected / (1 if shown.dtype == np.uint8 else 255))
 
 
 def test_there_may_be_no_image_to_show(tmp_path):
-    figure = plots.image_grid(_images(0), [])
+    figure = pictures.image_grid(_images(0), [])
     assert figure.get_label().startswith("Grid of 0 images")
     plots.show(figure, tmp_path / "figure.png")
 
 
 def test_long_names_are_broken_and_then_shortened():
-    assert plots._fit(LONG, 20, 3) == "Chevrolet Silverado\n1500 Hybrid Crew Cab\n2012"
-    assert plots._fit(LONG, 20, 2) == "Chevrolet Silverado\n1500 Hybrid Crew Ca…"
+    assert plots.shortened(LONG, 20, 3) == "Chevrolet Silverado\n1500 Hybrid Crew Cab\n2012"
+    assert plots.shortened(LONG, 20, 2) == "Chevrolet Silverado\n1500 Hybrid Crew Ca…"

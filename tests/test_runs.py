@@ -1,78 +1,298 @@
+"""From what is asked to an open run: settled once, refused in one sentence, written whole."""
+
+import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small
+import torch
 
-from cubslib import CubsError, runs, settings
+from cubslib import CubsError, machine, recipes, runs
+from cubslib.blocks import FASHIONS
+from cubslib.pages import prose
+from cubslib.runs import history, parameters, settle
 
-begin, data_root, short = small.begin, small.data_root, small.short
+# What 0, "auto", "best" and "" may still be: the value itself.
+VALUES = {"seed", "limit_classes", "val_classes", "margin", "lam", "crop"}
+MINE = {"run_dir": "mine"}
+
+
+def finish(run, fit="classification", **more):
+    """Finish a run that trained nothing."""
+    for name in run["recipes"]:
+        run.write_history(name, [{"epoch": 1, "val_top1": 0.5, "seconds": 1.25}])
+        run.checkpoint(name).parent.mkdir(parents=True, exist_ok=True)
+        run.checkpoint(name).write_text(name)
+    return run.finish(fit, {"logits": np.eye(3)}, 77, **more)
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- what is settled ---
+
+
+@pytest.mark.parametrize("task", parameters.TASKS)
+def test_every_parameter_is_settled_to_its_final_meaning(task, begin):
+    run = begin(task)
+    saved = json.loads((run.folder / "settings.json").read_text())
+    assert saved["asked"] == parameters.compared(parameters.defaults(task))
+    found = saved["resolved"]
+    assert found == run.resolved
+    assert found.keys() >= saved["asked"].keys() | {
+        "task", "device", "precision", "threads", "recipes", "sources", "protocol",
+        "data_fingerprint", "image_size", "stem",
+    }  # fmt: skip
+    open_ends = {n for n, x in found.items() if x in (0, "auto", "best", "") and n not in VALUES}
+    assert open_ends == ({"fashion"} if task == "T3" else set())  # T3 does train them all
+    assert (found["dataset"], found["protocol"], found["preset"]) == (
+        "sample", "drawn sample", "sample")  # fmt: skip
+    assert found["threads"] == torch.get_num_threads()
+    assert found["sources"].keys() == set(machine.USED)
+    fits = [fit for fit, *_ in parameters.TASKS[task].fits]
+    assert list(found["recipes"]) == fits
+    for fit, _, epochs in parameters.TASKS[task].fits:
+        assert found[epochs] == found["recipes"][fit]["epochs"] == 3
+    if task == "T4":
+        assert found["lr"] == {fit: found["recipes"][fit]["lr"] for fit in fits}
+        assert (found["fashion"], found["init_from"]) == ("serial_12", "random")
+        assert run.earlier("T3") == (None, "There is no finished run of T3 beside this one.")
+    assert ("gate_bias" in found) == (task in ("T3", "T4"))
+
+
+def test_settings_keep_their_meaning_when_the_recipe_changes(begin, monkeypatch):
+    run = begin("T3", seed=3)
+    small.shorten(epochs=77)
+    monkeypatch.setattr(machine, "precision", lambda device: "64-true")
+    again = begin("T3", seed=3)
+    assert again.resolved == run.resolved
+    assert again.recipe("parallel").epochs == 3
+    assert begin("T3", seed=4).recipe("parallel").epochs == 77
 
 
 @pytest.mark.parametrize(
-    ("asked", "name"),
+    ("kind", "device", "preset"),
+    [("sample", "cuda", "sample"), ("real", "cuda", "gpu"), ("real", "cpu", "cpu")],
+)
+def test_auto_picks_the_preset_by_data_and_device(kind, device, preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda: device)
+    monkeypatch.setattr(machine, "precision", lambda device: "32-true")
+    found = settle.settle("T3", parameters.check("T3", {}), kind, tmp_path)
+    assert (found["preset"], found["device"], found["dataset"]) == (preset, device, kind)
+    assert list(found["recipes"]) == list(FASHIONS)
+
+
+def test_what_is_not_0_replaces_the_recipe_s(begin):
+    run = begin("T4", classify_epochs=7, lr=0.5, batch_size=12, image_size=96)
+    usual = recipes.RECIPES["embedding", "sample"]
+    fits = [run.recipe(fit) for fit in ("classification", "embedding")]
+    assert [fit.epochs for fit in fits] == [7, usual.epochs]
+    assert (run["lr"], run["batch_size"], run["image_size"]) == (0.5, 12, 96)
+    for fit in fits:
+        assert (fit.lr, fit.batch_size, fit.test_size) == (0.5, 12, 96)
+        assert fit.sizes == [[0, 48], [0.6, 72]]  # the same shares of 96 as of 64
+    assert dataclasses.replace(begin("T4").recipe("embedding"), sizes=usual.sizes) == usual
+
+
+def test_data_are_found_and_a_missing_sample_is_drawn(data_root, tmp_path, monkeypatch):
+    sample = data_root / "sample/cars196"
+    assert settle.find_data("T4", data_root, "auto") == ("sample", sample)
+    (tmp_path / "cars196").mkdir()
+    assert settle.find_data("T4", tmp_path, "auto") == ("real", tmp_path / "cars196")
+    drawn = []
+    cars = (settle.DATA["cars196"][0], drawn.append, settle.DATA["cars196"][2])
+    monkeypatch.setitem(settle.DATA, "cars196", cars)
+    found = settle.find_data("T4", tmp_path, "sample")
+    assert found == ("sample", tmp_path / "sample/cars196")
+    assert drawn == [tmp_path / "sample/cars196"]
+
+
+def test_the_protocol_says_what_was_left_out(begin):
+    run = begin("T4", limit_classes=4, val_classes=2)
+    assert run["protocol"] == "drawn sample, first 4 classes"
+    assert [len(part.classes) for part in (run.train, run.val, run.test)] == [2, 2, 4]
+    assert begin("T4").val is None
+
+
+def test_weights_named_by_path_are_settled_with_their_fingerprint(begin, tmp_path):
+    config = {"network": "cubs_resnet18", "stem": "7x7", "fashion": "serial_21"}
+    saved = {"state_dict": {}, "config": config}
+    (tmp_path / "t3/checkpoints").mkdir(parents=True)
+    for path in (tmp_path / "t3/checkpoints/best.ckpt", tmp_path / "bare.ckpt"):
+        torch.save(saved, path)
+    for named, path in (("t3", "t3/checkpoints/best.ckpt"), ("bare.ckpt", "bare.ckpt")):
+        run = begin("T4", init_from=named)
+        assert (run["fashion"], run["init_from"]) == ("serial_21", named)
+        assert run["init_fingerprint"] == settle.fingerprint((tmp_path / path).read_bytes())
+        assert settle.first_weights(run.folder, run.asked, run.resolved) == tmp_path / path
+    for fashion in FASHIONS:
+        run = begin("T4", init_from="random", fashion=fashion)
+        assert (run["fashion"], run["init_from"]) == (fashion, "random")
+        assert settle.first_weights(run.folder, run.asked, run.resolved) is None
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "sentence"),
     [
-        ({}, "T4_retrieval"),
-        ({"data_root": "else/where", "restart": True}, "T4_retrieval"),
-        ({"margin": 0.1, "lr": 0}, "T4_retrieval"),
-        ({"margin": 0.2, "dataset": "sample"}, "T4_retrieval,margin=0.2,dataset=sample"),
-        ({"crop": True, "lr": 1e-5}, "T4_retrieval,lr=1e-05,crop=True"),
-        ({"init_from": "../a run~1,/é"}, "T4_retrieval,init_from=.._a_run_1___"),
+        ("T4", {"In": ["# Parameters\nmargn = 1"], "margn": 1}, "no parameter margn: did you mean"),
+        ("T1", {"epochs": -3}, "epochs is -3; it must be 0 to"),
+        ("T1", {"dataset": "real"}, "dataset is 'real', but data_root holds no tiny-imagenet-200"),
+        ("T4", {"dataset": "real"}, "get_cars196.py, or ask for dataset='sample'"),
+        ("T4", {"val_classes": 3}, "val_classes is 3; it must be 0, or 2 to half"),
+        ("T4", {"init_from": "nowhere.ckpt"}, "nowhere.ckpt is missing"),
+        ("T4", {"init_from": "custom_cnn"}, "init_from is a custom_cnn with stem None; it must be"),
+        ("T4", {"init_from": "3x3"}, "init_from is a resnet18 with stem 3x3; .* stem 7x7"),
+        (
+            "T4",
+            {"init_from": "parallel", "fashion": "serial_12"},
+            "fashion is 'serial_12', but init_from .* 'parallel'",
+        ),
     ],
 )
-def test_a_run_is_named_after_what_is_not_at_its_default(asked, name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    checked = settings.check("T4", asked)
-    assert runs.locate("T4", checked) == tmp_path / "runs" / name
-    assert runs.locate("T4", checked | {"run_dir": "mine/x"}) == tmp_path / "mine" / "x"
+def test_what_cannot_be_done_is_refused_in_a_sentence(task, asked, sentence, begin, tmp_path):
+    for name, config in {
+        "custom_cnn": {"network": "custom_cnn"},
+        "3x3": {"network": "resnet18", "stem": "3x3"},
+        "parallel": {"network": "cubs_resnet18", "stem": "7x7", "fashion": "parallel"},
+    }.items():
+        torch.save({"state_dict": {}, "config": config}, tmp_path / name)
+    for restart in (False, True):
+        with pytest.raises(CubsError, match=sentence) as caught:
+            begin(task, **({"restart": restart} | asked))
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("settings.json"))
 
 
-def test_only_the_table_and_the_injected_cell_are_asked():
-    injected = "# Parameters\nmargin = 0.2\nPAPERMILL_OUTPUT_PATH = 'x'\n"
-    usual = {"In": ["", "import os\nmargn = 1", injected, "margin: float = 0.1"], "run": None}
-    namespace = usual | {"margin": 0.2, "margn": 1, "PAPERMILL_OUTPUT_PATH": "x", "crop": False}
-    assert runs.given("T4", namespace) == {"margin": 0.2, "crop": False}
-    namespace["In"][2] += "margn = 1"
-    assert runs.given("T4", namespace) == {"margin": 0.2, "crop": False, "margn": 1}
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_goes_on_or_is_shown_only_with_the_settings_it_began_with(finished, begin):
+    run = begin("T1", **MINE)
+    if finished:
+        finish(run)
+    before = content(run.folder)
+    for other, sentence in (
+        ({"seed": 5}, "run_dir mine began with seed=0: ask for the same, for restart=True, or"),
+        ({"lr": 1, "dataset": "sample"}, "began with dataset='auto', lr=0.0"),
+    ):
+        with pytest.raises(CubsError, match=sentence):
+            begin("T1", **MINE, **other)
+    with pytest.raises(CubsError, match="mine began with T1_custom_cnn"):
+        begin("T2", **MINE)
+    assert begin("T1", **MINE).finished == finished
+    assert content(run.folder) == before
 
 
-def test_settings_are_written_first_and_keep_their_meaning(begin, monkeypatch):
-    run = begin("T3", seed=3)
-    saved = json.loads((run.folder / "settings.json").read_text())
-    assert saved["asked"].keys() == settings.defaults("T3").keys() - set(settings.NOT_COMPARED)
-    assert saved["asked"]["seed"] == 3
-    resolved = saved["resolved"]
-    assert resolved.keys() >= {
-        "dataset", "preset", "device", "precision", "recipes", "protocol", "data_fingerprint"
-    }  # fmt: skip
-    assert (resolved["dataset"], resolved["protocol"]) == ("sample", "drawn sample")
-    assert list(resolved["recipes"]) == ["parallel", "serial_12", "serial_21"]
-    small.shorten(epochs=77)
-    monkeypatch.setattr(settings, "precision", lambda device: "64-true")
-    again = begin("T3", seed=3)
-    assert again.resolved == resolved
-    assert again.recipe("parallel").epochs == run.recipe("parallel").epochs == 3
-    assert begin("T3", seed=4).recipe("parallel").epochs == 77
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_data_set_inherits_no_result(finished, begin, tiny_copy, tmp_path):
+    (tmp_path / "own" / "sample").mkdir(parents=True)
+    tiny_copy.rename(tmp_path / "own/sample/tiny-imagenet-200")
+    run = begin("T1")
+    if finished:
+        finish(run)
+    assert begin("T1", data_root="own").folder == run.folder  # the same pixels elsewhere
+    photo = next((tmp_path / "own").rglob("*_3.JPEG"))
+    shutil.copyfile(photo.with_name(photo.name.replace("_3.", "_4.")), photo)
+    before = content(run.folder)
+    with pytest.raises(CubsError, match="data under data_root differ from those that run_dir T1_"):
+        begin("T1", data_root="own")
+    assert content(run.folder) == before
+    assert begin("T1", data_root="own", restart=True).folder == run.folder
+    assert begin("T1", data_root="own")["data_fingerprint"] != run["data_fingerprint"]
+
+
+def test_a_finished_run_of_other_code_is_shown_loudly_and_an_unfinished_one_refused(
+    begin, monkeypatch
+):
+    run = begin("T1")
+    assert "cubslib/" not in prose.banner(run).data
+    theirs = machine.IMPORTED | {"losses": "another", "state": "another"}
+    with monkeypatch.context() as patch:  # as it will be after an edit and a new kernel
+        for target in ("IMPORTED", "sources"):
+            patch.setattr(machine, target, theirs if target == "IMPORTED" else lambda: theirs)
+        with pytest.raises(CubsError, match=r"run_dir T1_\w+ began with another cubslib/\w+\.py"):
+            begin("T1")
+        assert begin("T1", restart=True).other_sources == []
+    with pytest.raises(CubsError, match="began with another cubslib/"):
+        begin("T1")  # and back again
+    run = begin("T1", restart=True)
+    finish(run)
+    assert "shown from its files" in prose.banner(begin("T1")).data
+    assert "cubslib/" not in prose.banner(begin("T1")).data
+    monkeypatch.setattr(machine, "IMPORTED", theirs)
+    monkeypatch.setattr(machine, "sources", lambda: theirs)
+    text = prose.banner(begin("T1")).data
+    assert "made by other code" in text
+    assert "`cubslib/losses.py`, `cubslib/state.py` differ" in text
+
+
+def test_settings_of_another_version_are_refused_and_a_younger_parameter_is_not(begin):
+    run = begin("T1", **MINE)
+    path = run.folder / "settings.json"
+    saved = json.loads(path.read_text())
+
+    def write(**changes):
+        path.write_text(json.dumps(saved | changes))
+
+    write(asked={name: x for name, x in saved["asked"].items() if name != "limit_classes"})
+    assert begin("T1", **MINE).resolved == run.resolved
+    with pytest.raises(CubsError, match="began with limit_classes=0"):
+        begin("T1", **MINE, limit_classes=2)
+    old = {name: x for name, x in saved["resolved"].items() if name != "sources"}
+    for changes in ({"asked": saved["asked"] | {"momentum": 0.8}}, {"resolved": old}):
+        write(**changes)
+        with pytest.raises(CubsError, match="mine was begun by another version of cubslib"):
+            begin("T1", **MINE)
+        assert json.loads(path.read_text()) == saved | changes
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_that_is_no_run_is_left_alone(restart, begin, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.settings.json.1.part").touch()  # a process was killed
+    assert begin("T1", run_dir="empty", restart=restart).folder == tmp_path / "empty"
+    for name, text in (("notes.txt", "{"), ("settings.json", "{"), ("settings.json", "[1]")):
+        folder = tmp_path / f"{name} {text}"
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(CubsError, match="is not empty and holds no run: name a new folder"):
+            begin("T1", run_dir=folder.name, restart=restart)
+        assert [path.read_text() for path in folder.iterdir()] == [text]
 
 
 def test_restart_sets_the_old_results_aside(begin, tmp_path):
     for seed in range(3):
-        run = begin("T1", run_dir="mine", seed=seed, restart=True)
+        run = begin("T1", **MINE, seed=seed, restart=True)
         run.write("note.txt", str(seed))
     notes = {name: (tmp_path / name / "note.txt").read_text() for name in ("mine~1", "mine~2")}
     assert notes == {"mine~1": "0", "mine~2": "1"}
     with pytest.raises(CubsError, match="seed is -1"):
-        begin("T1", run_dir="mine", seed=-1, restart=True)
+        begin("T1", **MINE, seed=-1, restart=True)
     assert (run.folder / "note.txt").read_text() == "2"
     assert not (tmp_path / "mine~3").exists()
 
 
+def test_a_run_goes_on_only_where_its_device_is(begin, monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda: "cuda")
+    monkeypatch.setattr(machine, "precision", lambda device: "32-true")
+    run = begin("T1")
+    monkeypatch.setattr(machine, "device", lambda: "cpu")
+    with pytest.raises(CubsError, match="began on cuda: go on where there is one"):
+        _ = run.fabric
+    run.write("metrics.json", {})
+    assert run.fabric.device.type == "cpu"
+
+
 def _hold(project, data_root, ready):
     os.chdir(project)
-    run = runs.start("T1", {"data_root": str(data_root), "run_dir": "mine"})
+    run = runs.start("T1", {"data_root": str(data_root)} | MINE)
     ready.set()
     signal.pause()
     run.release()
@@ -83,13 +303,18 @@ def test_one_process_owns_a_run_until_it_dies(begin, data_root, tmp_path):
     other = small.FORKS.Process(target=_hold, args=(tmp_path, data_root, ready))
     other.start()
     assert ready.wait(120)
+    (tmp_path / "link").symlink_to("mine")
     for restart in (False, True):
-        with pytest.raises(CubsError, match="run_dir mine is in use by another process"):
-            begin("T1", run_dir="mine", restart=restart)
+        for name in ("mine", "link"):
+            with pytest.raises(CubsError, match="run_dir mine is in use by another process"):
+                begin("T1", run_dir=name, restart=restart)
     other.kill()
     other.join()
-    run = begin("T1", run_dir="mine")
-    assert begin("T1", run_dir="mine").resolved == run.resolved  # the same process, as cells do
+    run = begin("T1", **MINE)
+    assert begin("T1", **MINE).resolved == run.resolved  # the same process, as cells do
+
+
+# --- what is written ---
 
 
 def test_history_comes_back_as_it_was_written(begin):
@@ -106,7 +331,15 @@ def test_history_comes_back_as_it_was_written(begin):
     assert text.startswith("fit,epoch,lr,loss,val_top1,seconds\nparallel,1,1e-05,2.5,0.5,3.0\n")
     assert run.best("embedding") == embedding[1]  # nothing was scored: the last
     rows = [{"val_top1": x, "seconds": 1.0} for x in (0.1, 0.7, 0.7, 0.2)]
-    assert runs.best_row(rows) is rows[1]
+    assert history.best_row(rows) is rows[1]
+
+
+@pytest.mark.parametrize("text", ["fit,epoch\na,1,2\n", "fit,epoch\na\n", "fit,epoch\na,x\n", "x"])
+def test_a_damaged_history_is_refused(text, begin):
+    run = begin("T1")
+    (run.folder / "history.csv").write_text(text + ("\ny\n" if text == "x" else ""))
+    with pytest.raises(CubsError, match=r"T1_custom_cnn/history\.csv cannot be read: restore it"):
+        run.history()
 
 
 def test_the_best_fit_is_the_first_of_equals(begin):
@@ -116,28 +349,27 @@ def test_the_best_fit_is_the_first_of_equals(begin):
     assert run.best_fit() == "serial_12"
 
 
-def test_finish_writes_a_record_without_paths(begin, tmp_path, data_root):
-    run = begin("T3", run_dir="mine", fashion="serial_21", seed=2)
-    run.write_history("serial_21", [{"epoch": 1, "val_top1": 0.5, "seconds": 1.25}])
-    folder = run.folder / "checkpoints" / "serial_21"
-    folder.mkdir(parents=True)
-    (folder / "best.ckpt").write_text("weights")
-    record = run.finish("serial_21", {"logits": np.eye(3)}, 77, test={"top1": 0.5, "top5": 1.0})
+def test_the_record_is_complete_and_without_paths(begin, tmp_path, data_root):
+    run = begin("T3", **MINE, fashion="serial_21", seed=2)
+    scores = {"val": {"top1": 0.5, "top5": 1.0}, "test": {"top1": 0.5, "top5": 1.0}}
+    record = finish(run, "serial_21", **scores)
     assert json.loads(json.dumps(record)) == run.record
     assert run.finished
-    assert (run.folder / "checkpoints/best.ckpt").read_text() == "weights"
+    assert run.checkpoint().read_text() == "serial_21"
     assert run.arrays["logits"].tolist() == np.eye(3).tolist()
-    expected = {"schema": 1, "task": "T3", "dataset": "sample", "seed": 2, "num_parameters": 77}
-    assert expected.items() <= record.items()
-    assert record["seconds"] == 1.2
-    assert record["settings"]["fashion"] == "serial_21"
-    text = json.dumps(record)
+    assert {
+        "schema": 2, "task": "T3", "dataset": "sample", "seed": 2, "num_parameters": 77,
+        "seconds": 1.2, **scores, **machine.checkout(),
+        "versions": machine.versions(), "hardware": machine.hardware(run["device"]),
+        "data_fingerprint": run["data_fingerprint"], "protocol": "drawn sample",
+    }.items() <= record.items()  # fmt: skip
+    assert record["settings"] == run.resolved
+    assert not record["settings"].keys() & set(parameters.NOT_COMPARED)
+    assert record["finished"].endswith("+00:00")
     for path in (tmp_path, data_root, Path.home()):
-        assert f"{path}/" not in text
-    assert not record["settings"].keys() & {"data_root", "run_dir", "restart", "init_from"}
-
-
-def test_make_demo_looks_where_its_run_is():
-    asked = settings.check("T4", {"margin": 0.2, "dataset": "sample"})
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
-    assert f"RUN := runs/{runs.locate('T4', asked).name}\n" in makefile
+        assert f"{path}/" not in json.dumps(record)
+    chosen = finish(begin("T3"), "parallel")
+    assert chosen["settings"]["fashion"] == "parallel"  # in place of best
+    run.folder.joinpath("arrays.npz").write_bytes(b"PK")
+    with pytest.raises(CubsError, match=r"mine/arrays\.npz cannot be read: restore it"):
+        _ = run.arrays

@@ -1,17 +1,16 @@
 import contextlib
+import shutil
 from types import SimpleNamespace
 
 import pytest
-import small
 import torch
 from lightning_fabric import Fabric
 from small import Small
 
-from cubslib import CubsError, models, records, runs, scoring, training
+from cubslib import CubsError, metrics, models, scoring, training
 from cubslib.augment import prepare
 from cubslib.datasets import TinyImageNet
-
-begin, data_root, short, t1, t4 = small.begin, small.data_root, small.short, small.t1, small.t4
+from cubslib.runs import finished, history
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +84,9 @@ def test_accuracy_and_recall_agree_with_counting(data, fabric):
         assert found == {"recall_at_1": pytest.approx(share)}
 
 
+# --- records ---
+
+
 def test_a_classifier_is_scored_on_test_once_and_then_read(t1, monkeypatch):
     record = t1.record
     assert record["val"].keys() == record["test"].keys() == {"top1", "top5"}
@@ -101,28 +103,95 @@ def test_a_finished_run_holds_what_others_look_for(t1, t4):
         assert names >= {"settings.json", "history.csv", "metrics.json", "arrays.npz"}
         assert names >= {"checkpoints/best.ckpt", "checkpoints/classification/last.ckpt"}
         assert not [name for name in names if name.endswith(".part")]
-        assert records.find(run.folder.parent) == [(run.folder, run.record)]
-        assert runs.best_row(run.history()[-1:]) == run.history()[-1]
+        assert finished.find(run.folder.parent) == [(run.folder, run.record)]
+        assert history.best_row(run.history()[-1:]) == run.history()[-1]
+
+
+def test_a_finished_run_is_the_gallery_of_the_unseen_classes(t4, monkeypatch):
+    arrays = t4.arrays
+    assert arrays["names"].tolist() == t4.test.names
+    assert arrays["labels"].tolist() == t4.test.labels.tolist()
+    assert arrays["embeddings_classification"].shape == (16, 640)
+    assert arrays["embeddings_embedding"].shape == (16, 8)
+    monkeypatch.setattr(scoring, "outputs", lambda *_: pytest.fail("computed again"))
+    for stage in ("classification", "embedding"):
+        found = scoring.gallery(t4, stage, None)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(16))
+        recalls = metrics.recall_at_k(found, t4.test.labels)
+        assert t4.record["recall"][stage] == {str(k): value for k, value in recalls.items()}
+    assert scoring.record_retrieval(t4, None, {}, {}) == t4.record
+    first, *rows = (t4.folder / "recall.csv").read_text().splitlines()
+    assert first == "stage,k,recall"
+    found = {stage: {} for stage in ("classification", "embedding")}
+    for stage, k, value in (row.split(",") for row in rows):
+        found[stage][k] = float(value)
+    assert found == t4.record["recall"]
+
+
+def test_a_gallery_of_a_classifier_holds_its_features(begin):
+    run = begin("T4", image_size=32)
+    model = models.CustomCNN(4)
+    found = scoring.gallery(run, "classification", model)
+    features = scoring.outputs(run.fabric, model, run.test, 32, head=False)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(features))
+
+
+# --- one photograph ---
 
 
 def test_classify_names_the_likeliest_classes_of_a_photograph(t1, tiny_root):
     model = training.load(t1.folder)
     assert (model.training, model.image_size, model.classes) == (False, 64, list(t1.test.classes))
+    assert models.num_parameters(model) == t1.record["num_parameters"]
     name = t1.test.names[4]
     found = scoring.classify(model, tiny_root / name)
     logits = torch.from_numpy(t1.arrays["logits"])[4]
-    assert [cls for cls, _ in found] == [
-        t1.test.classes[i] for i in logits.argsort(descending=True)
-    ]
+    order = logits.argsort(descending=True)
+    assert [cls for cls, _ in found] == [t1.test.classes[i] for i in order]
     expected = logits.softmax(0).sort(descending=True).values.tolist()
     assert [p for _, p in found] == pytest.approx(expected, abs=0.02)  # bfloat16, where it is fast
     assert scoring.classify(model, tiny_root / name, count=1) == found[:1]
 
 
-def test_classify_refuses_what_it_cannot_do(t1, t4, tmp_path):
-    (tmp_path / "words.jpg").write_text("no image")
+def test_search_finds_a_picture_of_the_gallery_itself_first(t4, cars_root):
+    for position in (0, 7, 15):
+        name = t4.test.names[position]
+        found = scoring.search(t4.folder, cars_root / name, count=99)
+        assert len(found) == 16
+        best, of_class, cosine = found[0]
+        twins = [file for file, _, c in found if c > cosine - 1e-3]
+        assert name in twins
+        assert cosine == pytest.approx(1, abs=0.02)
+        classes = dict(zip(t4.test.names, t4.arrays["classes"], strict=True))
+        assert {file: cls for file, cls, _ in found} == classes
+        cosines = [cosine for *_, cosine in found]
+        assert cosines == sorted(cosines, reverse=True)
+        assert scoring.search(t4.folder, cars_root / name, count=2) == found[:2]
+
+
+def test_a_photograph_or_a_run_that_does_not_serve_is_refused(t1, t4, tmp_path, cars_root):
+    words, car = tmp_path / "words.jpg", cars_root / t4.test.names[0]
+    words.write_text("no image")
+    for run_dir, photo, sentence in (
+        (t4.folder, words, r"words\.jpg is no image that can be read"),
+        (t1.folder, car, "T1 is no run of T4 and has no gallery"),
+        (tmp_path, car, "is missing: name a finished run"),
+        (t4.folder / "checkpoints/best.ckpt", car, "has no gallery"),
+    ):
+        with pytest.raises(CubsError, match=sentence):
+            scoring.search(run_dir, photo)
     with pytest.raises(CubsError, match=r"words\.jpg is no image"):
-        scoring.classify(training.load(t1.folder), tmp_path / "words.jpg")
+        scoring.classify(training.load(t1.folder), words)
     with pytest.raises(CubsError, match="embeds and has no classes: name a run of T1, T2 or T3"):
-        scoring.classify(training.load(t4.folder), tmp_path / "words.jpg")
-    assert models.num_parameters(training.load(t1.folder)) == t1.record["num_parameters"]
+        scoring.classify(training.load(t4.folder), words)
+
+
+def test_a_finished_run_serves_without_its_fits_checkpoints(t1, t4, tmp_path, cars_root):
+    for run in (t1, t4):
+        copy = shutil.copytree(run.folder, tmp_path / run.task)
+        shutil.rmtree(copy / "checkpoints/classification")
+    photo = t1.test.root / t1.test.names[0]
+    found = [scoring.classify(training.load(f), photo) for f in (t1.folder, tmp_path / "T1")]
+    assert found[0] == found[1]
+    car = cars_root / t4.test.names[0]
+    assert scoring.search(tmp_path / "T4", car) == scoring.search(t4.folder, car)

@@ -1,29 +1,31 @@
-"""The house holds to its own plan: floors, layout, notebooks, sizes, nothing private in a file.
+"""The project holds to its own plan: imports, layout, notebooks, sizes, nothing private in a file.
 
-Every check is a generator of breaches, a sentence each, of the project at `root`; the last test
-breaks a copy of the project in many ways and sees that each is found.
+Every check is a generator of breaches, a sentence each, of what it is given: files (name → text),
+of the library, the notebooks or all that git tracks. The checks are tested on small files.
 """
 
 import ast
 import graphlib
 import re
-import shutil
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
-from cubslib import settings
+from cubslib import machine
+from cubslib.runs.parameters import TASKS, table
 
 ROOT = Path(__file__).parent.parent
 AGREED = {"notebooks", "cubslib", "data_scripts", "tests", "environment.yml", "README.md"}
 OF_TOOLS = {"pyproject.toml", "Makefile", "LICENSE"}
-CELLAR = {"__init__", "disk"}
+FOR_ALL = {"__init__", "disk"}
 PARAMETER = re.compile(r"(\w+): (int|float|str|bool) = ([^=#]+?)  # [^=]+")
-HEADER = "| room | imports from the project |"
+HEADER = "| module | what it is for | may import |"
+DATA = {".jpg", ".jpeg", ".npz", ".npy", ".ckpt", ".mat", ".zip", ".tgz"}
 PRIVATE = {
     "an absolute path": r"(?<!\w)/(work|root|home|Users|tmp)/|\b[A-Z]:\\Users",
     "a package registry's host": r"\b(pypi|anaconda)\.org\b|pythonhosted\.|download\.pytorch\.",
@@ -31,74 +33,127 @@ PRIVATE = {
 }
 
 
-def project_files(root):
-    """The files that git tracks or would track."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"not a git checkout: {done.stderr.strip()}")
-    paths = [root / name for name in sorted(set(done.stdout.split("\0"))) if name]
-    return [path for path in paths if path.is_file()]
+def git(*arguments):
+    """What git says in the project, as bytes; None where it is no checkout."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True)
+    return None if done.returncode else done.stdout
+
+
+@cache
+def project():
+    """All files that git tracks or would track, name → bytes.
+
+    A notebook is what was committed: that a reader ran it and saved the outputs breaks nothing.
+    """
+    names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if names is None:
+        pytest.skip("not a git checkout")
+    files = {}
+    for name in sorted(set(names.decode().split("\0")) - {""}):
+        committed = git("show", f"HEAD:{name}") if name.endswith(".ipynb") else None
+        if committed is not None or (ROOT / name).is_file():
+            files[name] = committed if committed is not None else (ROOT / name).read_bytes()
+    return files
+
+
+def library():
+    """The Python files of the library and beside it."""
+    paths = [*ROOT.glob("cubslib/**/*.py"), *ROOT.glob("data_scripts/*.py")]
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(paths)}
+
+
+def notebooks():
+    """Stem → the four notebooks as committed, or as they are where git is not there."""
+    found = {}
+    for task in TASKS.values():
+        name = f"notebooks/{task.notebook}.ipynb"
+        text = git("show", f"HEAD:{name}") or (ROOT / name).read_bytes()
+        found[task.notebook] = nbformat.reads(text.decode(), as_version=4)
+    return found
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def notebooks(root):
-    """Name and content of the four notebooks."""
-    for stem in settings.NOTEBOOKS.values():
-        yield stem, nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4)
+# --- imports ---
 
 
-def modules(root):
-    """Name and syntax tree of all Python files of the library and beside it."""
-    for path in sorted([*root.glob("cubslib/*.py"), *root.glob("data_scripts/*.py")]):
-        yield f"{path.parent.name}/{path.name}", ast.parse(path.read_text())
-
-
-def table_of_floors(root):
-    """Room → rooms it may import, from the README; `all others` is the rule for the rest."""
-    lines = (root / "README.md").read_text().splitlines()
-    floors = {}
+def rows(readme):
+    """Module or folder → what it may import, by the README's table."""
+    lines = readme.splitlines()
+    found = {}
     for line in lines[lines.index(HEADER) + 2 :]:
         if not line.startswith("|"):
             break
-        room, allowed = line.replace("`", "").strip("| ").split("|")
-        floors[room.strip()] = set(re.findall(r"\w+", allowed)) - {"none"}
-    return floors
+        name, purpose, allowed = (cell.strip() for cell in line.strip("| ").split("|"))
+        assert purpose, f"the README does not say what {name} is for"
+        found[name.strip("`/")] = set(re.findall(r"\w+", allowed)) - {"none"}
+    return found
 
 
-def imported_rooms(tree, rooms):
-    for node in ast.walk(tree):
+def imported(text):
+    """The modules of the library that a file imports, such as `runs.settle`, or names in them."""
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, "a relative import of more than one dot"
             base = ("cubslib." if node.level else "") + (node.module or "")
             names = [f"{base.rstrip('.')}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from {name.split(".")[1] for name in names if name.startswith("cubslib.")} & rooms
+        yield from (name.removeprefix("cubslib.") for name in names if name.startswith("cubslib."))
 
 
-def floors(root):
-    table = table_of_floors(root)
-    rooms = {path.stem for path in root.glob("cubslib/*.py")}
-    for name in sorted(set(table).union(*table.values()) - rooms - {"all others"}):
-        yield f"the README's table names {name}, which is no room"
-    for room in sorted(rooms - {"__main__"}):
-        tree = ast.parse((root / "cubslib" / f"{room}.py").read_text())
-        allowed = set() if room in CELLAR else table.get(room, table["all others"]) | CELLAR
-        for other in sorted(set(imported_rooms(tree, rooms)) - allowed):
-            yield f"cubslib/{room}.py imports {other}, which the README's table does not allow"
-    try:
-        graphlib.TopologicalSorter(table).prepare()
-    except graphlib.CycleError as error:
-        yield f"the README's table goes round: {' → '.join(error.args[1])}"
+def module(name):
+    """`cubslib/runs/run.py` → `runs.run`, `cubslib/runs/__init__.py` → `runs`."""
+    parts = name.removesuffix(".py").split("/")[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and parts[1:] else parts)
 
 
-def layout(root):
-    tops = {path.relative_to(root).parts[0] for path in project_files(root)}
+def imports(files, readme):
+    """Hold `files` (name → text) of `cubslib/` to the table in `readme`."""
+    allowed = rows(readme)
+    texts = {module(name): text for name, text in files.items() if name.startswith("cubslib/")}
+    tops = {name.split(".")[0] for name in texts}
+    for name in sorted(set(allowed).union(*allowed.values()) - tops):
+        yield f"the README's table names {name}, which is no module"
+    for name in sorted(tops - set(allowed) - {"__init__", "__main__"}):
+        yield f"the README's table has no row for {name}"
+    within = {}
+    for name, text in texts.items():
+        top = name.split(".")[0]
+        for other in imported(text):
+            if other.split(".")[0] == top and "." in name + other:
+                known = max((o for o in texts if f"{other}.".startswith(f"{o}.")), key=len)
+                within.setdefault(name, set()).update({known} - {name, top})
+            elif top == "__main__" or other.split(".")[0] not in tops:
+                continue
+            elif top in FOR_ALL or other.split(".")[0] not in allowed.get(top, set()) | FOR_ALL:
+                yield f"{name} imports {other}, which the README's table does not allow"
+    for graph in (allowed, within):
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            yield f"imports go round: {' → '.join(error.args[1])}"
+
+
+def sources(files):
+    """Hold `machine.USED` to what a fit and a score run through."""
+    texts = {module(name): text for name, text in files.items() if name.startswith("cubslib/")}
+    apart = {"__init__", "disk", "progress", "recipes", "machine", "runs"}  # these choose no number
+    for name in machine.USED:
+        for other in {one.split(".")[0] for one in imported(texts[name])} & set(texts):
+            if other not in apart | set(machine.USED):
+                yield f"{name} imports {other}, whose code no record fingerprints"
+
+
+# --- files ---
+
+
+def layout(files):
+    tops = {name.split("/")[0] for name in files}
     for name in sorted(AGREED - tops):
         yield f"{name} is missing at the top"
     for name in sorted(tops - AGREED - OF_TOOLS):
@@ -106,24 +161,14 @@ def layout(root):
             yield f"{name} does not belong at the top"
 
 
-def committed_files(root):
-    for path in project_files(root):
-        name = path.relative_to(root).as_posix()
-        if path.stat().st_size > 500_000:
+def committed(files):
+    for name, content in files.items():
+        if len(content) > 500_000:
             yield f"{name} is larger than 500 KB"
-        if path.suffix.lower() in {
-            ".jpg",
-            ".jpeg",
-            ".npz",
-            ".npy",
-            ".ckpt",
-            ".mat",
-            ".zip",
-            ".tgz",
-        }:
+        if Path(name).suffix.lower() in DATA:
             yield f"{name} is data, which is not committed"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = content.decode()
         except UnicodeDecodeError:
             continue
         for what, pattern in PRIVATE.items():
@@ -131,18 +176,21 @@ def committed_files(root):
                 yield f"{name} holds {what}: {found.group()}"
 
 
-def environment(root):
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    conda = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
+def environment(files):
+    wanted = tomllib.loads(files["pyproject.toml"].decode())["project"]
+    conda = yaml.safe_load(files["environment.yml"])["dependencies"]
     (pip,) = [item["pip"] for item in conda if isinstance(item, dict)]
-    for name in sorted(set(pip) ^ {"-e .", *project["dependencies"]}):
+    for name in sorted(set(pip) ^ {"-e .", *wanted["dependencies"]}):
         yield f"{name} is not in both pyproject.toml and environment.yml"
     if {"python=3.11", "python=3.12", "python=3.13"}.isdisjoint(map(str, conda)):
         yield "environment.yml asks for no Python that we support"
 
 
-def parameters(root):
-    for stem, notebook in notebooks(root):
+# --- notebooks ---
+
+
+def parameters(notebooks):
+    for stem, notebook in notebooks.items():
         first, *rest = code_cells(notebook)
         tagged = ["parameters" in cell.metadata.get("tags", []) for cell in (first, *rest)]
         if tagged != [True] + [False] * len(rest):
@@ -154,19 +202,16 @@ def parameters(root):
                 have[match[1]] = match[2], ast.literal_eval(match[3])
             elif line.strip() and not line.startswith("#"):
                 yield f"{stem}: not of the form 'name: type = value  # meaning': {line}"
-        want = {
-            name: (settings.PARAMETERS[name].type.__name__, default)
-            for name, default in settings.defaults(stem[:2]).items()
-        }
+        want = {n: (type(r.default).__name__, r.default) for n, r in table(stem[:2]).items()}
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):
                 yield f"{stem}: {name} is {have.get(name)}, in the library {want.get(name)}"
 
 
-def notebook_code(root):
+def notebook_code(notebooks):
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     banned = re.compile(r"sys\.path|get_ipython|subprocess|os\.system|urlretrieve|import \*")
-    for stem, notebook in notebooks(root):
+    for stem, notebook in notebooks.items():
         for number, cell in enumerate(notebook.cells):
             if cell.cell_type != "code":
                 continue
@@ -191,8 +236,8 @@ def number_of_lines(cell):
     return sum(bool(line.strip()) for line in cell.source.splitlines())
 
 
-def notebook_form(root):
-    for stem, notebook in notebooks(root):
+def notebook_form(notebooks):
+    for stem, notebook in notebooks.items():
         nbformat.validate(notebook)
         cells = code_cells(notebook)
         if any(cell.outputs or cell.execution_count for cell in cells):
@@ -203,6 +248,9 @@ def notebook_form(root):
             yield f"{stem}: more than 60 cells or 250 lines of code"
 
 
+# --- code ---
+
+
 def public(body):
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
@@ -210,8 +258,9 @@ def public(body):
             yield from public(node.body if isinstance(node, ast.ClassDef) else [])
 
 
-def docstrings(root):
-    for name, tree in modules(root):
+def docstrings(files):
+    for name, text in files.items():
+        tree = ast.parse(text)
         if not ast.get_docstring(tree):
             yield f"{name} has no docstring"
         for node in public(tree.body):
@@ -219,100 +268,178 @@ def docstrings(root):
                 yield f"{name}: {node.name} has no docstring"
 
 
-def sizes(root):
-    for name, tree in modules(root):
-        if len((root / name).read_text().splitlines()) > 300:
+def sizes(files):
+    for name, text in files.items():
+        if len(text.splitlines()) > 300:
             yield f"{name} is longer than 300 lines"
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 told = len((ast.get_docstring(node, clean=False) or "").splitlines())
                 if node.end_lineno - node.lineno + 1 - told > 40:
                     yield f"{name}: {node.name} is longer than 40 lines, its docstring apart"
 
 
-CHECKS = (
-    floors, layout, committed_files, environment, parameters, notebook_code, notebook_form,
-    docstrings, sizes,
+# --- the project, and a breach of everything ---
+
+
+@pytest.mark.parametrize(
+    ("check", "given"),
+    [
+        (lambda files: imports(files, (ROOT / "README.md").read_text()), library),
+        (sources, library), (layout, project), (committed, project), (environment, project),
+        (parameters, notebooks), (notebook_code, notebooks), (notebook_form, notebooks),
+        (docstrings, library), (sizes, library),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
 )  # fmt: skip
+def test_the_project(check, given):
+    assert list(check(given())) == []
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_the_project(check):
-    assert list(check(ROOT)) == []
+README = f"""
+{HEADER}
+|---|---|---|
+| `metrics` | scores | none |
+| `runs/` | runs | metrics, sampling |
+| `sampling` | batches | none |
+"""
+FILES = {
+    "cubslib/__init__.py": "", "cubslib/disk.py": "", "cubslib/__main__.py": "import cubslib.runs",
+    "cubslib/metrics.py": "from cubslib import CubsError, disk", "cubslib/sampling.py": "",
+    "cubslib/runs/__init__.py": "from cubslib.runs.run import start\n",
+    "cubslib/runs/run.py": "from cubslib import metrics\nfrom cubslib.runs import history\n",
+    "cubslib/runs/history.py": "from cubslib.disk import whole",
+}  # fmt: skip
 
 
-def plus(text):
-    """An edit: the file with `text` at its end."""
-    return lambda old: old + text
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("metrics.py", "from cubslib import sampling", "metrics imports sampling"),
+        ("metrics.py", "from . import sampling", "metrics imports sampling"),
+        ("metrics.py", "from .sampling import shuffled", "metrics imports sampling.shuffled"),
+        ("metrics.py", "import cubslib.sampling as s", "metrics imports sampling"),
+        ("metrics.py", "def f():\n  from cubslib.sampling import x", "metrics imports sampling.x"),
+        ("metrics.py", "from cubslib.runs.run import start", "metrics imports runs.run.start"),
+        ("runs/history.py", "from cubslib.losses import x", None),  # no such module: Python says it
+        ("__init__.py", "from cubslib import disk", "__init__ imports disk"),
+        ("disk.py", "from cubslib import metrics", "disk imports metrics"),
+        ("runs/history.py", "from cubslib.runs.run import start", "go round"),
+        ("runs/history.py", "from cubslib.runs import run", "go round"),
+        ("runs/history.py", "from cubslib import sampling", None),
+        ("losses.py", "", "no row for losses"),
+        ("pages/site.py", "", "no row for pages"),
+    ],
+)
+def test_an_import_that_is_not_allowed_is_seen(name, text, says):
+    allowed = README + "| `disk` | files | none |\n"
+    assert list(imports(FILES, allowed)) == []
+    found = list(imports(FILES | {f"cubslib/{name}": text}, allowed))
+    assert bool(found) == bool(says)
+    assert says is None or says in found[0]
 
 
-def swap(old, new):
-    """An edit: the file with `new` for `old`, which it must hold."""
-    return lambda text: text.replace(old, new) if old in text else pytest.fail(f"no {old!r}")
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("| `los` | a loss | none |", "names los, which is no module"),
+        ("| `losses` | a loss | metrix |", "names losses, which is no module"),
+        ("| `disk` | files | metrics |\n| `metrics` | x | disk |", "go round"),
+    ],
+)
+def test_a_row_that_is_wrong_is_seen(row, says):
+    found = list(imports(FILES, f"{README}| `disk` | files | none |\n{row}\n"))
+    assert any(says in breach for breach in found)
 
 
-def cell(source="pass", **fields):
-    """An edit of a notebook: a code cell more."""
-
-    def edit(text):
-        notebook = nbformat.reads(text, as_version=4)
-        notebook.cells.append(nbformat.v4.new_code_cell(source, **fields))
-        return nbformat.writes(notebook)
-
-    return edit
+def test_code_that_a_number_comes_from_and_no_record_names_is_seen():
+    files = {f"cubslib/{name}.py": "" for name in (*machine.USED, "attend", "disk")}
+    assert list(sources(files | {"cubslib/blocks.py": "from cubslib import disk"})) == []
+    found = list(sources(files | {"cubslib/blocks.py": "from cubslib.attend import x"}))
+    assert found == ["blocks imports attend, whose code no record fingerprints"]
 
 
-ROOM = "cubslib/metrics.py"
-T1, T4 = "notebooks/T1_custom_cnn.ipynb", "notebooks/T4_retrieval.ipynb"
-BREACHES = [
-    (floors, ROOM, plus("from cubslib import sampling\n")),
-    (floors, ROOM, plus("from . import sampling\n")),
-    (floors, ROOM, plus("from .sampling import shuffled\n")),
-    (floors, ROOM, plus("import cubslib.sampling as s\n")),
-    (floors, ROOM, plus("def late():\n    from cubslib.sampling import shuffled\n")),
-    (floors, "cubslib/__init__.py", plus("from cubslib import disk\n")),
-    (floors, "README.md", swap("`models` | blocks |", "`models` | blocs |")),
-    (floors, "README.md", swap("`models` | blocks |", "`models` | blocks |\n|`blocks`|models|")),
-    (layout, "utils.py", plus("")),
-    (layout, "environment.yml", None),
-    (committed_files, "notes.txt", plus("x" * 500_001)),
-    (committed_files, "notebooks/car.jpg", plus("")),
-    (committed_files, "tests/a.py", plus("PATH = '" + "/" + "home/me'")),
-    (committed_files, "README.md", plus("see " + "design" + ".md")),
-    (environment, "environment.yml", swap("- torch>=", "- torch==")),
-    (environment, "environment.yml", swap("python=3.12", "python=3.9")),
-    (environment, "pyproject.toml", swap('"papermill', '"more>=1",\n    "papermill')),
-    (parameters, T4, swap("margin: float = 0.1", "margin: float = 0.2")),
-    (parameters, T4, swap("margin: float", "margin: int")),
-    (parameters, T4, swap("margin: float", "margins: float")),
-    (parameters, T4, swap("margin: float = 0.1", "margin = 0.1")),
-    (parameters, T1, cell(metadata={"tags": ["parameters"]})),
-    (notebook_code, T1, cell("def late():\n    pass")),
-    (notebook_code, T1, cell("twice = lambda x: 2 * x")),
-    (notebook_code, T1, cell("while False:\n    pass")),
-    (notebook_code, T1, cell("%matplotlib inline")),
-    (notebook_code, T1, cell("import sys\nsys.path.append('x')")),
-    (notebook_code, T1, cell("pass\n" * 21)),
-    (notebook_form, T1, cell(execution_count=1)),
-    (notebook_form, T1, swap('"python3"', '"mine"')),
-    (docstrings, ROOM, plus("def bare():\n    pass\n")),
-    (docstrings, ROOM, plus('class A:\n    "A."\n    def b(self):\n        pass\n')),
-    (sizes, ROOM, plus("#\n" * 300)),
-    (sizes, ROOM, plus("def long():\n" + "    pass\n" * 40)),
-]  # fmt: skip
+@pytest.mark.parametrize(
+    ("check", "breach"),
+    [
+        (layout, {"utils.py": b""}),
+        (layout, {"environment.yml": None}),
+        (committed, {"notes.txt": b"x" * 500_001}),
+        (committed, {"notebooks/car.jpg": b""}),
+        (committed, {"tests/a.py": b"PATH = '/" + b"home/me'"}),
+        (committed, {"README.md": b"see design" + b".md"}),
+        (committed, {"README.md": b"from pypi" + b".org"}),
+        (environment, {"environment.yml": b"dependencies: [python=3.12, pip: [-e ., torch==2]]"}),
+        (environment, {"environment.yml": b"dependencies: [python=3.9, pip: [-e ., torch>=2]]"}),
+        (environment, {"pyproject.toml": b"[project]\ndependencies = ['torch>=2', 'more']"}),
+        (docstrings, {"cubslib/a.py": '"A."\ndef bare():\n    pass\n'}),
+        (docstrings, {"cubslib/a.py": '"A."\nclass A:\n    "A."\n    def b(self):\n        1\n'}),
+        (docstrings, {"cubslib/a.py": "A = 1"}),
+        (sizes, {"cubslib/a.py": "#\n" * 301}),
+        (sizes, {"cubslib/a.py": "def long():\n" + "    pass\n" * 40}),
+    ],
+)
+def test_a_breach_of_a_file_is_seen(check, breach):
+    files = dict.fromkeys(AGREED | OF_TOOLS, b"")
+    files["pyproject.toml"] = b"[project]\ndependencies = ['torch>=2']"
+    files["environment.yml"] = b"dependencies: [python=3.12, pip: [-e ., torch>=2]]"
+    if check in (docstrings, sizes):
+        files = {"cubslib/a.py": '"A."\ndef a():\n    "A."\n' + "    pass\n" * 38}
+    assert list(check(files)) == []
+    assert list(check({name: x for name, x in (files | breach).items() if x is not None}))
 
 
-@pytest.mark.parametrize(("check", "name", "edit"), BREACHES)
-def test_a_breach_is_seen(check, name, edit, tmp_path):
-    for path in project_files(ROOT):
-        copied = tmp_path / path.relative_to(ROOT)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    before = set(check(tmp_path))
-    broken = tmp_path / name
-    if edit is None:
-        broken.unlink()
-    else:
-        broken.write_text(edit(broken.read_text() if broken.exists() else ""))
-    assert set(check(tmp_path)) - before
+def notebook(*sources, first="", **fields):
+    """A T1 with the agreed parameters and a code cell for each of `sources`."""
+    told = [
+        f"{name}: {type(row.default).__name__} = {row.default!r}  # {row.meaning}"
+        for name, row in table("T1").items()
+    ]
+    cell = nbformat.v4.new_code_cell
+    cells = [cell(first or "\n".join(told), metadata={"tags": ["parameters"]})]
+    cells += [cell(source, **fields) for source in sources]
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def edited(old, new):
+    source = notebook().cells[0].source
+    assert old in source
+    return notebook(first=source.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("check", "breach"),
+    [
+        (parameters, edited("epochs: int = 0", "epochs: int = 3")),
+        (parameters, edited("epochs: int", "epochs: float")),
+        (parameters, edited("epochs: int", "epoch: int")),
+        (parameters, edited("epochs: int = 0", "epochs = 0")),
+        (parameters, notebook("x = 1", metadata={"tags": ["parameters"]})),
+        (notebook_code, notebook("def late():\n    pass")),
+        (notebook_code, notebook("twice = lambda x: 2 * x")),
+        (notebook_code, notebook("while False:\n    pass")),
+        (notebook_code, notebook("for x in range(3):\n    pass")),
+        (notebook_code, notebook("%matplotlib inline")),
+        (notebook_code, notebook("import sys\nsys.path.append('x')")),
+        (notebook_code, notebook("pass\n" * 21)),
+        (notebook_form, notebook("pass", execution_count=1)),
+        (notebook_form, notebook(*["pass"] * 60)),
+        (notebook_form, notebook("x = 1\n" * 251)),
+    ],
+)
+def test_a_breach_of_a_notebook_is_seen(check, breach):
+    good = notebook("for fit in fits:\n    pass")
+    assert list(check({"T1_custom_cnn": good})) == []
+    assert list(check({"T1_custom_cnn": breach}))
+    good.metadata.kernelspec.name = "mine"
+    assert list(notebook_form({"T1_custom_cnn": good}))
+
+
+def test_a_notebook_that_a_reader_ran_and_saved_breaks_nothing(monkeypatch, tmp_path):
+    if git("rev-parse", "HEAD") is None:
+        pytest.skip("not a git checkout")
+    before = notebooks()
+    monkeypatch.setattr(nbformat, "read", lambda *_, **__: pytest.fail("read as it is now"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"read {path} as it is now"))
+    assert notebooks() == before

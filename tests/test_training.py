@@ -1,14 +1,33 @@
+"""The loop and its state: what a fit leaves, and what a kill, Ctrl-C or a bad step leaves of it."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import socket
 from types import SimpleNamespace
 
 import pytest
 import small
 import torch
-from small import Small, assert_same, checkpoints, fit, shorten
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from small import Small, apart, assert_same, checkpoints, fit, leaves, shorten
 from torch import nn
 
-from cubslib import CubsError, scoring, settings, training
+from cubslib import CubsError, machine, models, scoring, training
+from cubslib.runs import finished
+from cubslib.runs.history import best_row, from_csv
 
-begin, data_root, short = small.begin, small.data_root, small.short
+
+def given(*values):
+    """A score that gives `values` epoch by epoch, from the first on in every process."""
+    scores = iter(values)
+    return lambda *_: {"top1": next(scores)}
+
+
+# --- one fit ---
 
 
 def test_fit_learns_and_leaves_history_and_checkpoints(begin):
@@ -33,15 +52,14 @@ def test_fit_learns_and_leaves_history_and_checkpoints(begin):
     assert (best["classes"], best["image_size"]) == (list(run.train.classes), 64)
 
 
-def test_what_is_reported_is_the_best_on_val_and_without_val_the_last(begin, monkeypatch):
+def test_what_is_reported_is_the_best_on_val_and_without_val_the_last(begin):
     scores, seen = iter([0.5, 0.75, 0.75]), []
 
     def score(fabric, model, data, size):
         seen.append({key: x.clone() for key, x in model.state_dict().items()})
         return {"top1": next(scores)}
 
-    monkeypatch.setattr(scoring, "accuracy", score)
-    assert_same(fit(begin("T1")).state_dict(), seen[1])
+    assert_same(fit(begin("T1"), score).state_dict(), seen[1])
     run = begin("T4")
     model = training.fit(run, "embedding", small.small(run), nn.CrossEntropyLoss(), score)
     assert_same(model.state_dict(), checkpoints(run.folder)["embedding/last.ckpt"]["model"])
@@ -53,16 +71,15 @@ def test_averaged_weights_are_judged_and_reported(begin):
 
     def score(fabric, model, data, size):
         judged.append(model)
-        return scoring.accuracy(fabric, model, data, size)
+        return {"top1": len(judged)}
 
-    model = training.fit(run, "classification", small.small(run), nn.CrossEntropyLoss(), score)
+    model = fit(run, score)
     saved = checkpoints(run.folder)
     last = saved["classification/last.ckpt"]
     assert judged[0] is not model
     assert not torch.equal(last["averaged"]["module.fc.weight"], last["model"]["fc.weight"])
     assert_same(model.state_dict(), saved["classification/best.ckpt"]["state_dict"])
-    if saved["classification/best.ckpt"]["epoch"] == 3:
-        assert torch.equal(last["averaged"]["module.fc.weight"], model.fc.weight)
+    assert torch.equal(last["averaged"]["module.fc.weight"], model.fc.weight)
 
 
 @pytest.mark.parametrize(
@@ -87,23 +104,12 @@ def test_early_stopping_waits_for_the_last_third(scores, is_over):
     assert training.over(history, recipe) == is_over
 
 
-def test_a_loss_that_is_no_number_stops_with_one_sentence(begin):
-    shorten(lr=1e30)
-    wild = begin("T1")
-    with pytest.raises(
-        CubsError, match=r"loss of classification is (nan|inf) in epoch 1: lower lr"
-    ):
-        fit(wild)
-    assert wild.history() == []
-
-
 def test_a_checkpoint_of_another_network_is_refused(begin, tmp_path):
     run = begin("T1")
     fit(run)
-    other = Small(5)
     with pytest.raises(CubsError, match=r"last\.ckpt of classification .* another network"):
-        training.fit(run, "classification", other, nn.CrossEntropyLoss(), scoring.accuracy)
-    path = run.folder / "checkpoints/classification/best.ckpt"
+        training.fit(run, "classification", Small(5), nn.CrossEntropyLoss(), scoring.accuracy)
+    path = run.checkpoint("classification")
     with pytest.raises(CubsError, match="network is 'small'"):
         training.load(path)
     saved = torch.load(path) | {"config": {"network": "custom_cnn", "num_classes": 3}}
@@ -112,14 +118,296 @@ def test_a_checkpoint_of_another_network_is_refused(begin, tmp_path):
         training.load(path)
     with pytest.raises(CubsError, match="missing: name a finished run"):
         training.load(tmp_path / "nowhere")
+    run.checkpoint("classification", "last").write_bytes(b"half")
+    with pytest.raises(CubsError, match=r"last\.ckpt cannot be read: ask for restart=True"):
+        fit(run)
 
 
-def test_a_run_goes_on_only_where_its_device_is(begin, monkeypatch):
-    monkeypatch.setattr(settings, "device", lambda: "cuda")
-    monkeypatch.setattr(settings, "precision", lambda device: "32-true")
+def test_t4_begins_from_all_weights_but_the_last_layer(begin, tmp_path):
+    plain, path = models.resnet18(7), tmp_path / "other.ckpt"
+    torch.save({"state_dict": plain.state_dict(), "config": plain.config}, path)
+    run = begin("T4", init_from="other.ckpt")
+    model = models.cubs_resnet18(len(run.train.classes), run["fashion"])
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    training.initialise(run, model)
+    for key, x in model.state_dict().items():
+        kept = key.startswith("fc.") or "attention" in key
+        assert torch.equal(x, (before if kept else plain.state_dict())[key]), key
+    with pytest.raises(CubsError, match="another network"):
+        training.initialise(run, models.CustomCNN(7))
+    torch.save({"state_dict": {}, "config": {}}, path)
+    with pytest.raises(CubsError, match="is not what .* began from"):
+        training.initialise(run, model)
+    path.unlink()
+    with pytest.raises(CubsError, match="other.ckpt is missing"):
+        training.initialise(run, model)
+    last = run.checkpoint("classification", "last")
+    last.parent.mkdir(parents=True)
+    last.touch()
+    training.initialise(run, model)  # it goes on from its own
+    training.initialise(begin("T4"), model)  # random weights
+
+
+# --- finished and complete ---
+
+
+def test_a_complete_fit_is_read_from_its_files(begin, monkeypatch, capsys):
     run = begin("T1")
-    monkeypatch.setattr(settings, "device", lambda: "cpu")
-    with pytest.raises(CubsError, match="began on cuda: go on where there is one"):
-        training.launch(run)
-    run.write("metrics.json", "{}")
-    assert training.launch(run).device.type == "cpu"
+    expected = fit(run).state_dict()
+    monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("trained again"))
+    assert_same(fit(run).state_dict(), expected)
+    assert "classification: 3 epochs in" in capsys.readouterr().out
+
+
+def test_a_finished_run_needs_no_checkpoint_of_a_fit_and_never_trains(begin, monkeypatch, capsys):
+    run = begin("T1")
+    expected = fit(run).state_dict()
+    record = scoring.record_classifier(run, "classification", fit(run))
+    shutil.rmtree(run.checkpoint("classification").parent)
+    monkeypatch.setattr(training, "train_epoch", lambda *_: pytest.fail("trained again"))
+    run.release()
+    run, files = begin("T1"), sorted(run.folder.rglob("*"))
+    capsys.readouterr()
+    model = fit(run)
+    said = capsys.readouterr().out
+    assert "classification: 3 epochs in" in said
+    assert "Read from T1_custom_cnn; nothing is trained." in said
+    assert_same(model.state_dict(), expected)  # the run's own checkpoint holds them
+    assert scoring.record_classifier(run, "classification", model) == record
+    assert sorted(run.folder.rglob("*")) == files
+
+
+# --- kills ---
+
+
+def test_a_run_killed_at_every_write_and_begun_again_ends_as_an_unbroken_one(data_root, tmp_path):
+    for name in ("unbroken", "killed"):
+        (tmp_path / name).mkdir()
+    assert apart(small.whole_run, tmp_path / "unbroken", data_root, 99) == 0
+    attempts = [1, 2, 3, 4] * 3 + [99]  # a start writes one file, an epoch three, the end three
+    killed = tmp_path / "killed"
+    statuses = [apart(small.whole_run, killed, data_root, writes) for writes in attempts]
+    assert statuses == [-signal.SIGKILL] * 12 + [0]
+    found = [finished.find(tmp_path / name / "runs")[0] for name in ("unbroken", "killed")]
+    (one, record), (other, other_record) = found
+    histories = [from_csv((folder / "history.csv").read_text()) for folder in (one, other)]
+    assert [row["epoch"] for row in histories[0]] == [1, 2, 3]
+    best = best_row(histories[0])["epoch"]
+    assert checkpoints(one)["checkpoints/best.ckpt"]["epoch"] == best
+    assert "averaged" in checkpoints(one)["classification/last.ckpt"]
+    assert_same(histories[0], histories[1])
+    assert_same(checkpoints(one), checkpoints(other))
+    files = [folder / "checkpoints/best.ckpt" for folder in (one, other)]
+    assert files[0].read_bytes() == files[1].read_bytes()  # written by other processes
+    assert_same(record | {"finished": ""}, other_record | {"finished": ""})
+
+
+class Stopped(BaseException):
+    """A kill, as far as the files can tell."""
+
+
+def stop_at(monkeypatch, write, before, error):
+    """Let the `write`-th replacing of a file raise `error`, `before` it is done or after."""
+    count, replace = itertools.count(1), os.replace
+
+    def deadly(*paths):
+        due = next(count) == write
+        if due and before:
+            raise error
+        replace(*paths)
+        if due:
+            raise error
+
+    monkeypatch.setattr(os, "replace", deadly)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("write", range(1, 10))
+def test_best_weights_and_the_history_s_best_belong_together_whatever_is_repeated(
+    write, before, begin, monkeypatch
+):
+    """The score changes between the attempts, as with another number of threads."""
+    run = begin("T1")
+    with monkeypatch.context() as patch:
+        stop_at(patch, write, before, Stopped())
+        with contextlib.suppress(Stopped):
+            fit(run, given(0.2, 0.9, 0.3))
+    saved = run.checkpoint("classification", "last")
+    done = torch.load(saved)["history"] if saved.exists() else []
+    model = fit(run, given(*(0.6, 0.4, 0.5)[len(done) :]))
+    last, best = (torch.load(run.checkpoint("classification", n)) for n in ("last", "best"))
+    assert last["history"][: len(done)] == done
+    assert (
+        best["epoch"] == run.best("classification")["epoch"] == best_row(last["history"])["epoch"]
+    )
+    assert_same([{"fit": "classification"} | row for row in last["history"]], run.history())
+    assert_same(model.state_dict(), best["state_dict"])
+    if best["epoch"] == 3:
+        assert_same(best["state_dict"], last["model"])
+
+
+# --- Ctrl-C ---
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+@pytest.mark.parametrize("where", ["augment", "score"])
+def test_an_interrupted_run_says_what_is_saved_and_goes_on_from_there(
+    where, ema_decay, begin, monkeypatch, capsys
+):
+    shorten(ema_decay=ema_decay)
+    unbroken = begin("T1", run_dir="unbroken")
+    expected = fit(unbroken)
+    run, calls = begin("T1", run_dir="broken"), itertools.count(1)
+
+    def interrupted(*arguments, **options):
+        if next(calls) == (5 if where == "augment" else 2):  # in the second epoch
+            raise KeyboardInterrupt
+        return usual(*arguments, **options)
+
+    place, name = (scoring, "accuracy") if where == "score" else (training, where)
+    usual = getattr(place, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(run)
+    said = "Interrupted; classification is saved to epoch 1: run again to go on."
+    assert said in capsys.readouterr().out
+    found = fit(run)
+    assert_same(found.state_dict(), expected.state_dict())
+    assert_same(checkpoints(run.folder), checkpoints(unbroken.folder))
+    assert_same(run.history(), unbroken.history())
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("write", range(1, 8))
+def test_what_is_said_at_ctrl_c_is_what_a_resume_finds(write, before, begin, monkeypatch, capsys):
+    run = begin("T1")
+    with monkeypatch.context() as patch:
+        stop_at(patch, write, before, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, given(0.2, 0.9, 0.3))
+    saved = run.checkpoint("classification", "last")
+    done = len(torch.load(saved)["history"]) if saved.exists() else 0
+    assert f"classification is saved to epoch {done}: run again" in capsys.readouterr().out
+    calls = []
+    monkeypatch.setattr(training, "train_epoch", lambda *_: calls.append(_) or 1 / 0)
+    with pytest.raises(ZeroDivisionError) if done < 3 else pytest.MonkeyPatch.context():
+        fit(run)
+    assert len(run.history()) == done
+
+
+def test_after_ctrl_c_in_the_first_epoch_the_same_cell_begins_anew(begin, monkeypatch):
+    expected = fit(begin("T1", run_dir="unbroken")).state_dict()
+    run = begin("T1", run_dir="broken")
+    model = small.small(run)
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "accuracy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(run, "classification", model, nn.CrossEntropyLoss(), scoring.accuracy)
+    assert_same(model.state_dict(), before)
+    training.fit(run, "classification", model, nn.CrossEntropyLoss(), scoring.accuracy)
+    assert_same(model.state_dict(), expected)
+
+
+# --- what is not finite ---
+
+
+class Wild(nn.Module):
+    """A loss that is not finite, or whose gradient is not, from one step on."""
+
+    def __init__(self, step, what):
+        super().__init__()
+        self.left, self.what = step, what
+
+    def forward(self, outputs, targets):
+        self.left -= 1
+        loss = nn.functional.cross_entropy(outputs, targets)
+        if self.left >= 0:
+            return loss
+        return loss * torch.nan if self.what == "loss" else loss + outputs.sub(outputs).sqrt().sum()
+
+
+@pytest.mark.parametrize(
+    ("what", "step", "where"),
+    [
+        ("loss", 0, "step 1 of epoch 1"),
+        ("loss", 4, "step 2 of epoch 2"),
+        ("loss", 5, "step 3 of epoch 2"),  # the last
+        ("weights", 5, "step 3 of epoch 2"),
+    ],
+)
+def test_what_is_not_finite_stops_and_keeps_the_last_good_checkpoint(what, step, where, begin):
+    run = begin("T1")
+    with pytest.raises(CubsError) as caught:
+        training.fit(run, "classification", small.small(run), Wild(step, what), scoring.accuracy)
+    kept = 0 if "epoch 1" in where else 1
+    rate = run.recipe("classification").lr / 10
+    assert str(caught.value) == (
+        f"the loss of classification is not finite at {where}; epochs up to {kept} are kept: begin "
+        f"a new run with a lower rate, `python -m cubslib run T1 -p lr {rate:g}`."
+    )
+    assert len(run.history()) == kept
+    if kept:
+        for values in leaves(checkpoints(run.folder)).values():
+            assert not torch.is_tensor(values) or values.isfinite().all()
+        assert len(fit(run).state_dict()) > 0  # and a good loss goes on from there
+        assert len(run.history()) == 3
+
+
+# --- precision and processes ---
+
+
+def test_the_scale_of_16_bit_losses_is_saved_and_restored(begin, monkeypatch):
+    def half(name):
+        run = begin("T1", run_dir=name)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        run.__dict__["fabric"] = Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+        run.fabric.launch()
+        return run
+
+    unbroken, broken = half("unbroken"), half("broken")
+    fit(unbroken)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, True, Stopped())
+        with pytest.raises(Stopped):
+            fit(broken)
+    saved = torch.load(broken.checkpoint("classification", "last"))
+    assert saved["scale"]["scale"] != 2.0**20
+    fit(half("broken"))
+    assert_same(checkpoints(broken.folder), checkpoints(unbroken.folder))
+
+
+@pytest.mark.parametrize("metric", [True, False], ids=["multi_similarity", "cross_entropy"])
+def test_two_processes_train_as_one_does(metric, begin, monkeypatch):
+    monkeypatch.setattr(machine, "precision", lambda device: "32-true")
+    shorten(lr=0.01)
+    found, histories = [], []
+    for world in (1, 2):
+        run = begin("T1", run_dir=f"world{world}")
+        run.release()
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        arguments = [(rank, world, port, run, metric) for rank in range(world)]
+        processes = [small.FORKS.Process(target=small.share, args=own) for own in arguments]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        found.append([torch.load(run.folder / f"rank{rank}.pt") for rank in range(world)])
+        histories.append(run.history())
+    (one,), (first, second) = found
+    assert (one["world"], first["world"]) == (1, 2)
+    together = [torch.cat(pair) for pair in zip(first["images"], second["images"], strict=True)]
+    assert_same(together, one["images"])
+    assert all(a.abs().max() > 0 for a in leaves(one["gradients"]).values())
+    for rank in (first, second):
+        torch.testing.assert_close(rank["gradients"], one["gradients"], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(rank["outputs"], one["outputs"], rtol=1e-3, atol=1e-5)
+        assert rank["recall"] == one["recall"]
+    for a, b in zip(*histories, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert [v for k, v in a.items() if "val" in k] == [v for k, v in b.items() if "val" in k]

@@ -58,6 +58,7 @@ class Entry:
     def data(self) -> str:
         """The data set and how much of it."""
         name = "Cars196" if self.task == "T4" else "Tiny ImageNet"
+        name = self.record["settings"].get("title") or name
         return f"{name}: {self.record['protocol']}"
 
     @property

@@ -5,9 +5,10 @@ Every function returns Markdown, or a table, that a notebook displays.
 
 from IPython.display import Markdown
 
-from cubslib import machine
+from cubslib import machine, metrics
 from cubslib.pages.table import Table
-from cubslib.runs import Run
+from cubslib.runs import Run, finished
+from cubslib.runs.history import from_csv
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
 COURSE_DROP = 0.02  # that T3 may lose to T2
@@ -17,7 +18,7 @@ HIDDEN = ("task", "recipes", "sources")  # told elsewhere, or too long to tell
 def banner(run: Run) -> Markdown:
     """Say what data a page is made from, loudly where they are drawn, and if it is shown again."""
     kind, protocol = run["dataset"], run["protocol"]
-    text = f"Real data ({protocol})."
+    text = f"{run['title']}, {protocol}."
     if kind == "sample":
         text = (
             "# ⚠ SAMPLE DATA\n**Everything on this page is made from pictures drawn by the "
@@ -44,25 +45,38 @@ def banner(run: Run) -> Markdown:
 
 
 def in_force(run: Run) -> Table:
-    """Tabulate what the run settled for 0, "auto" and "best", its recipes and its surroundings."""
-    settled = {key: value for key, value in run.resolved.items() if key not in HIDDEN}
-    here = {"versions": machine.versions(), "hardware": machine.hardware(run["device"])}
-    if run.finished:
-        here = run.record  # it may have run elsewhere
-        settled |= run.record["settings"]
-        settled = {key: value for key, value in settled.items() if key not in HIDDEN}
-    versions = ", ".join(f"{name} {text}" for name, text in here["versions"].items())
-    settled |= {"hardware": here["hardware"], "versions": versions}
-    for fit, recipe in run["recipes"].items():
-        parts = [f"{key} {value}" for key, value in recipe.items() if value]
-        settled[f"recipe of {fit}"] = ", ".join(parts)
-    return Table([{"setting": key, "in force": _plain(value)} for key, value in settled.items()])
+    """Tabulate every parameter at its final meaning, and what the run was computed with."""
+    settled, here = run.resolved, {}
+    if run.finished:  # it may have run elsewhere
+        settled, here = run.record["settings"], run.record
+    hardware = here.get("hardware") or machine.hardware(run["device"])
+    versions = here.get("versions") or machine.versions()
+    shown = {key: value for key, value in settled.items() if key not in HIDDEN}
+    shown |= {"hardware": hardware, "versions": versions}
+    return Table([{"setting": key, "in force": _plain(value)} for key, value in shown.items()])
+
+
+def recipes(run: Run) -> Table:
+    """Tabulate how each fit is trained, a column a fit; fits on equal terms share one."""
+    by_fit = run["recipes"]
+    if all(recipe == next(iter(by_fit.values())) for recipe in by_fit.values()):
+        by_fit = {", ".join(by_fit): next(iter(by_fit.values()))}
+    names = next(iter(by_fit.values()))
+    return Table(
+        [
+            {"recipe": name} | {fit: _plain(recipe[name]) for fit, recipe in by_fit.items()}
+            for name in names
+        ]
+    )
 
 
 def _plain(value: object) -> object:
+    """Return a setting as a reader would write it; `sizes` as what is read from when on."""
     if isinstance(value, dict):
-        return ", ".join(f"{part} {x:g}" for part, x in value.items())
-    return value
+        return ", ".join(f"{part} {_plain(x)}" for part, x in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{side} px from {share:.0%}" for share, side in value)
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def classifier(run: Run) -> Markdown:
@@ -81,6 +95,31 @@ def classifier(run: Run) -> Markdown:
         passed = "passes" if top1 > COURSE_BAR else "does not pass"
         text += f" It {passed} the {COURSE_BAR:.0%} that the course asks for."
     return Markdown(text)
+
+
+def with_earlier(run: Run, *tasks: str) -> list[tuple]:
+    """Return the rows of a table: the earlier notebooks' runs with what differs, then this run.
+
+    Where no run fits, a published one of the same kind of data takes its place and is marked.
+    """
+    rows, published = [], finished.find(machine.project_root() / "notebooks" / "results")
+    for task in tasks:
+        found, _ = run.earlier(task)
+        if found is not None:
+            rows.append((found.folder, found.record, ", ".join(found.remarks)))
+            continue
+        rows += [
+            (folder, record, "published")
+            for folder, record in published
+            if (record["task"], record["dataset"]) == (task, run["dataset"])
+        ][:1]
+    return [*rows, (run.folder, run.record, "")]
+
+
+def not_found(run: Run, *tasks: str) -> Markdown:
+    """Name the earlier notebooks of which no run fits, and in what the nearest differs."""
+    missing = [why for found, why in map(run.earlier, tasks) if found is None]
+    return Markdown(" ".join(missing) or "Every earlier notebook has a run that fits.")
 
 
 def against(run: Run, task: str) -> Markdown:
@@ -107,6 +146,23 @@ def against(run: Run, task: str) -> Markdown:
     return Markdown(text)
 
 
+def half_way(run: Run, task: str) -> Markdown:
+    """Say when this network had half of its final val top-1, and when an earlier notebook's had."""
+    fit = next(iter(run["recipes"]))
+    told = [f"This network had half of its final val top-1 {_half(run.history(), fit)}"]
+    other, _ = run.earlier(task)
+    if other is not None:
+        history = from_csv((other.folder / "history.csv").read_text())
+        told.append(f"that of {task} {_half(history, history[-1]['fit'])}")
+    return Markdown(", ".join(told) + ".")
+
+
+def _half(history: list[dict], fit: str) -> str:
+    scores = [row["val_top1"] for row in history if row["fit"] == fit]
+    epoch = next(i for i, score in enumerate(scores, 1) if score >= scores[-1] / 2)
+    return f"after {epoch} of {len(scores)} epochs"
+
+
 def fashions(run: Run) -> Markdown:
     """Say which fashion val chose, and by how much."""
     scores = run.record["fashions"]
@@ -125,8 +181,9 @@ def fashions(run: Run) -> Markdown:
     return Markdown(text)
 
 
-def retrieval(run: Run, chance: dict[int, float]) -> Markdown:
+def retrieval(run: Run) -> Markdown:
     """Say what training with the metric loss brought, and how both stand to chance."""
+    chance = metrics.chance(run.test.labels)
     recall = run.record["recall"]
     before, after = (recall[stage]["1"] for stage in ("classification", "embedding"))
     count = len(run.test)

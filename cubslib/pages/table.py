@@ -58,15 +58,25 @@ class Table:
         return self.html()
 
 
-def table(found: Iterable[tuple[Path, dict]]) -> Table:
-    """Tabulate runs, pairs of folder and record as `finished.find` gives them; T4 by stage."""
-    return Table([row for folder, record in found for row in _rows(folder, record)])
+def table(found: Iterable[tuple]) -> Table:
+    """Tabulate runs, T4 by stage: pairs of folder and record as `finished.find` gives them.
+
+    A third part, where there is one, says in what a run differs from the one that it is beside.
+    """
+    return Table(
+        [
+            row | {"Differs in": ", ".join(differs)}
+            for folder, record, *differs in found
+            for row in _rows(folder, record)
+        ]
+    )
 
 
 def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     settings = record["settings"]
-    name = "Cars196" if record["task"] == "T4" else "Tiny ImageNet"
-    name = f"{SAMPLE} in place of {name}" if record["dataset"] == "sample" else name
+    name = settings.get("title", "")
+    if record["dataset"] == "sample":
+        name = f"{SAMPLE} in place of {'Cars196' if record['task'] == 'T4' else 'Tiny ImageNet'}"
     fashion = settings.get("fashion", "")
     row = dict.fromkeys(COLUMNS, "") | {
         "Task": record["task"],
@@ -78,16 +88,14 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
         "Minutes": f"{record['seconds'] / 60:.1f}",
         "Seed": str(record["seed"]),
     }
-    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-        epochs = {line["fit"]: line["epoch"] for line in csv.DictReader(file)}  # the last of each
+    path = folder / "history.csv"
+    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    last = {line.get("fit"): line.get("epoch") or "" for line in csv.DictReader(lines)}
     if record["task"] == "T4":
         stages = record["recall"]
-        return [row | _recalls(record, stage) | {"Epochs": epochs[stage]} for stage in stages]
-    return [
-        row
-        | _accuracies(record)
-        | {"Epochs": epochs.get(fashion, epochs.get("classification", ""))}
-    ]
+        return [row | _recalls(record, stage) | {"Epochs": last.get(stage, "")} for stage in stages]
+    epochs = last.get(fashion, last.get("classification", ""))
+    return [row | _accuracies(record) | {"Epochs": epochs}]
 
 
 def _accuracies(record: dict) -> dict[str, str]:

@@ -11,6 +11,10 @@ from cubslib import CubsError, recipes
 from cubslib.runs.parameters import TASKS, differences
 
 SCHEMA = 2
+KINDS = {
+    **{name: str for name in ("dataset", "protocol", "finished", "hardware")},
+    **{"settings": dict, "seed": int, "num_parameters": int, "seconds": int | float},
+}
 REMARKED = ("seed", "lr", "batch_size", "sources")  # may differ between runs that are compared
 
 
@@ -21,20 +25,31 @@ def read(folder: Path) -> dict:
         CubsError: there is none, or it is damaged or not of this version.
     """
     path = Path(folder) / "metrics.json"
+    schema, good = None, False
     try:
         record = json.loads(path.read_text())
         schema = record["schema"]
-        good = record["task"] in TASKS and isinstance(record["settings"], dict)
-        good &= isinstance(record["finished"], str) or schema != SCHEMA
+        good = schema == SCHEMA and _complete(record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        good, schema = False, None
-    if schema is not None and schema != SCHEMA:
+        pass
+    if schema not in (None, SCHEMA):
         raise CubsError(f"{path.parent.name}/metrics.json has schema {schema!r}, this version of "
                         f"cubslib reads {SCHEMA}: use the one that wrote it.")  # fmt: skip
     if not good:
         raise CubsError(f"{path.parent.name}/metrics.json is no record of a finished run: "
                         "restore it, or move its folder away.")  # fmt: skip
     return record
+
+
+def _complete(record: dict) -> bool:
+    """Say whether a record has all that tables and later runs read from it."""
+    if record["task"] == "T4":
+        numbers = [record["recall"][stage]["1"] for stage, *_ in TASKS["T4"].fits]
+    else:
+        numbers = [record[split][f"top{k}"] for split in ("val", "test") for k in (1, 5)]
+        numbers.append(record["settings"]["epochs"])
+    good = record["task"] in TASKS and all(isinstance(x, int | float) for x in numbers)
+    return good and all(isinstance(record[name], kind) for name, kind in KINDS.items())
 
 
 def find(root: Path) -> list[tuple[Path, dict]]:
@@ -119,8 +134,8 @@ def _unfit(theirs: dict, settled: dict, fashion: str) -> list[str]:
     enough = recipes.recipe("recognition", settled["preset"]).epochs
     if not retrieval:
         enough = min(enough, settled["epochs"])
-    if theirs.get("epochs", 0) < enough:
-        unfit.append(f"epochs={theirs.get('epochs')!r}")
+    if theirs["epochs"] < enough:
+        unfit.append(f"epochs={theirs['epochs']!r}")
     return unfit
 
 

@@ -125,7 +125,8 @@ TABLE = (
     _number("limit_classes", 0, "first n classes of each side only; 0: all", 4, 1_000_000, _T4,
             zero=True),
     _number("seed", 0, "of the weights, the order and the augmentation", 0, 2**63 - 1),
-    Parameter("run_dir", "", "folder of the results; empty: named after what is not at its default"),
+    Parameter("run_dir", "",
+              "folder of the results; empty: named after what is not at its default"),
     Parameter("restart", False, "begin anew and set the old results aside"),
 )  # fmt: skip
 

@@ -227,7 +227,8 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     resolved = saved if begun else settle.settle(task, asked, kind, folder)
     splits = settle.open_data(task, data, asked, resolved["image_size"])
     described = settle.describe(splits[0], splits[2], kind, asked["limit_classes"])
-    run = Run(task, folder, asked, described | resolved, *splits)
+    resolved = json.loads(json.dumps(described | resolved))  # as it will be read back
+    run = Run(task, folder, asked, resolved, *splits)
     if begun:
         _refuse_to_go_on(run, described["data_fingerprint"])
         return run
@@ -254,7 +255,7 @@ def _refuse_to_go_on(run: Run, data_fingerprint: str) -> None:
 def locate(task: str, asked: dict) -> Path:
     """Return the folder of a run: `run_dir`, or one named after what is not at its default."""
     own = f"runs/{parameters.run_name(task, asked)}"
-    return machine.project_root() / (asked["run_dir"] or own)
+    return (machine.project_root() / (asked["run_dir"] or own)).resolve()  # one lock for all links
 
 
 def on_file(task: str, folder: Path, asked: dict) -> dict | None:

@@ -11,7 +11,7 @@ from cubslib.disk import fingerprint, lock
 from cubslib.recipes import Recipe
 from cubslib.runs import finished
 from cubslib.runs.parameters import TASKS, compared
-from cubslib.synthetic import draw_cars196, draw_tiny_imagenet
+from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
 # A data set's folder → its class, what draws its sample, the script that lays out the real one.
 DATA = {
@@ -162,9 +162,10 @@ def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
 
 
 def describe(train, test, kind: str, limit_classes: int) -> dict:
-    """Return how the data stand to the official ones, and the fingerprint of their pixels."""
+    """Return what the data are, how they stand to the official ones, and their fingerprint."""
     protocol = "drawn sample" if kind == "sample" else train.protocol
     if limit_classes:
         protocol += f", first {len(test.classes)} classes"
     mark = fingerprint(train.fingerprint, test.fingerprint)
-    return {"protocol": protocol, "data_fingerprint": mark}
+    title = "drawn images" if kind == "sample" else train.title
+    return {"title": title, "protocol": protocol, "data_fingerprint": mark}

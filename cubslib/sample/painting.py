@@ -19,8 +19,8 @@ SHARP = 3  # pictures are drawn this many times larger, then reduced: smooth edg
 GRAY = 0.04  # share of pictures stored as grayscale JPEG, as some of the official ones are
 
 
-def picture(scene: Faces, subject: Faces, size: np.ndarray, rng: Generator) -> Boxed:
-    """Set the subject, large or small, in a scene of `size` (width, height); light it, paint it."""
+def picture(subject: Faces, size: np.ndarray, rng: Generator) -> Boxed:
+    """Set the subject, large or small, in a place of `size` (width, height); light it, paint it."""
     corners = np.concatenate([p for colour, p in subject if len(colour) == 3])  # no shadow
     low, extent = corners.min(0), np.ptp(corners, axis=0)
     scale = min((0.92, 0.8) * size / extent) * rng.uniform(0.7, 1)
@@ -28,10 +28,10 @@ def picture(scene: Faces, subject: Faces, size: np.ndarray, rng: Generator) -> B
     box = (*np.floor(start), *np.ceil(start + scale * extent) - 1)
 
     image = Image.new("RGB", tuple(map(int, size * SHARP)))
-    draws = {3: ImageDraw.Draw(image), 4: ImageDraw.Draw(image, "RGBA")}
-    for colour, points in scene + [(c, (points - low) * scale + start) for c, points in subject]:
-        fill = tuple(int(min(part, 255)) for part in colour)
-        draws[len(fill)].polygon((points * SHARP).ravel().tolist(), fill)
+    draw = ImageDraw.Draw(image, "RGBA")
+    faces = place(*size, rng) + [(colour, (p - low) * scale + start) for colour, p in subject]
+    for colour, points in faces:
+        draw.polygon((points * SHARP).ravel().tolist(), tuple(map(int, colour)))
 
     x, y = (np.linspace(-1, 1, n) * rng.uniform(-0.25, 0.25) for n in size)
     light = rng.uniform(0.8, 1.15) + x + y[:, None]
@@ -41,47 +41,20 @@ def picture(scene: Faces, subject: Faces, size: np.ndarray, rng: Generator) -> B
 
 
 def place(width: int, height: int, rng: Generator) -> Faces:
-    """Return a town, a countryside, a coast or a plain, with a road in front."""
-    horizon, road = height * rng.uniform((0.35, 0.6), (0.55, 0.75))
-    sky, land = rng.choice([0.04, 0.1, 0.5, 0.56, 0.6]), rng.uniform(0.08, 0.4)
+    """Return a town or a countryside with a road in front."""
+    horizon, road, land = rng.uniform((0.35, 0.6, 0.08), (0.55, 0.75, 0.4)) * (height, height, 1)
     ground, tar = hsv(land, 0.3, rng.uniform(0.5, 0.8)), hsv(land, 0.08, rng.uniform(0.35, 0.65))
-    faces = wash(hsv(sky, 0.5, 0.9), hsv(0.12, 0.15, 1), 0, horizon, width)
-    faces += [(hsv(0.12, 0.15, 1), arc(*rng.uniform(0, (width, horizon)), 7, 7))]
-    place = rng.choice(["town", "country", "coast", "plain"])
-    if place == "town":
-        for x in np.arange(7) * width / 7:
-            wall, top = (
-                hsv(*rng.uniform((0, 0, 0.5), (1, 0.3, 0.85))),
-                horizon * rng.uniform(0.1, 0.7),
-            )
-            faces += [(wall, box(x, top, x + width / 7, horizon))]
-            panes = [(x + u, v) for u in (3, 10) for v in np.arange(top + 4, horizon - 4, 7)]
-            faces += [(0.65 * wall, box(u, v, u + 4, v + 4)) for u, v in panes]
-    elif place == "country":
-        for x, tall, shade in rng.uniform((0, 6, 0.7), (width, 24, 1), (3, 3)):
-            faces += [(shade * ground, arc(x, horizon, width / 3, tall))]
-        for x, tall, hue in rng.uniform((0, 6, 0.2), (width, 11, 0.4), (5, 3)):
-            faces += [((96, 72, 56), box(x - 1, horizon - 4, x + 1, horizon))]
-            faces += [(hsv(hue, 0.5, 0.5), arc(x, horizon - 3 - tall, 6, tall))]
-    elif place == "coast":
-        sea = hsv(rng.uniform(0.48, 0.6), 0.5, 0.7)
-        faces += [(sea, box(0, horizon - rng.uniform(4, 14), width, horizon))]
-    faces += wash(ground, 0.85 * ground, horizon, road, width) + wash(
-        tar, 0.8 * tar, road, height, width
-    )
-    return [*faces, (1.4 * tar, box(0, road, width, road + 1.5))]
+    faces = [(hsv(rng.uniform(0.5, 0.6), 0.35, 0.95), box(0, 0, width, horizon))]
+    town, wide = rng.uniform() < 0.5, width / 7
+    for x in np.arange(7) * wide:
+        tall, shade = rng.uniform((0.2, 0.5), (0.8, 0.9)) * (horizon, 1)
+        house = (hsv(rng.uniform(), 0.2, shade), box(x, horizon - tall, x + wide, horizon))
+        hill = (shade * ground, arc(x, horizon, wide, tall / 2))
+        faces.append(house if town else hill)
+    return [*faces, (ground, box(0, horizon, width, road)), (tar, box(0, road, width, height))]
 
 
-def wash(top: np.ndarray, foot: np.ndarray, y0: float, y1: float, width: float) -> Faces:
-    """Return bands over the picture's width that fade from one colour to the other."""
-    tall = (y1 - y0) / 24
-    bands = [box(0, y0 + i * tall, width, y0 + (i + 1) * tall + 0.5) for i in range(24)]
-    return list(zip(np.linspace(top, foot, 24), bands, strict=True))
-
-
-def arc(
-    x: float, y: float, wide: float, tall: float, start: float = 0, stop: float = 360
-) -> np.ndarray:
+def arc(x: float, y: float, wide: float, tall: float, start=0.0, stop=360.0) -> np.ndarray:
     """Return an ellipse, or the part of it between two angles in degrees and its centre."""
     t = np.radians(np.linspace(start, stop, 28))
     rim = np.stack([x + wide * np.cos(t), y - tall * np.sin(t)], axis=1)
@@ -107,5 +80,5 @@ def turned(angle: float, shear: float, rng: Generator) -> np.ndarray:
 
 
 def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Return (r, g, b) in 0-255 of a hue, any number of turns, and of two parts in [0, 1]."""
-    return 255 * np.array(hsv_to_rgb(hue % 1, saturation, value))
+    """Return (r, g, b) in 0-255 of three parts in [0, 1]."""
+    return 255 * np.array(hsv_to_rgb(hue, saturation, value))

@@ -1,0 +1,144 @@
+"""What T4 shows of its galleries: recall, similarities, mined pairs, neighbours."""
+
+import torch
+from IPython.display import Markdown
+from torch import Tensor
+
+from cubslib import losses, metrics, scoring
+from cubslib.pages import pictures, plots
+from cubslib.pages.table import Table
+from cubslib.runs import Run
+from cubslib.sampling import class_balanced
+
+STAGES = ("classification", "embedding")
+MARGINS = (0.0, 0.05, 0.1, 0.2, 0.5)
+
+
+def recalls(run: Run) -> Markdown:
+    """Show Recall@K of both stages and of a random order."""
+    found = {s: {int(k): x for k, x in row.items()} for s, row in run.record["recall"].items()}
+    chance = metrics.chance(run.test.labels)
+    plots.show(plots.recall_bars(found, chance), run.figure("recall"))
+    gains = ", ".join(f"{100 * (found['embedding'][k] - found['classification'][k]):+.1f} at {k}"
+                      for k in chance)  # fmt: skip
+    return Markdown(f"The second stage changes recall by {gains} (points).")
+
+
+def seen_and_unseen(run: Run) -> Table:
+    """Tabulate Recall@1 of both stages on classes trained on and on unseen ones.
+
+    Both on the same number of images a class, the first ones, so that they can be compared.
+    """
+    rows = []
+    for stage in STAGES:
+        seen, labels = _gallery(run, stage, True)
+        unseen, others = _gallery(run, stage, False)
+        first = scoring.first_of_each(others, scoring.FIRST)
+        unseen, others = unseen[first], others[first]
+        rows.append(
+            {
+                "stage": stage,
+                "Recall@1, seen classes": f"{metrics.recall_at_k(seen, labels, (1,))[1]:.1%}",
+                "chance, seen": f"{metrics.chance(labels, (1,))[1]:.1%}",
+                "Recall@1, unseen classes": f"{metrics.recall_at_k(unseen, others, (1,))[1]:.1%}",
+                "chance, unseen": f"{metrics.chance(others, (1,))[1]:.1%}",
+            }
+        )
+    return Table(rows)
+
+
+def similarities(run: Run) -> Markdown:
+    """Show the cosines of pairs of unseen images, of one class and of two, before and after."""
+    stages, told = {}, []
+    for stage in STAGES:
+        embeddings, labels = _gallery(run, stage, False)
+        first = scoring.first_of_each(labels, scoring.FIRST)
+        cosines, own = embeddings[first] @ embeddings[first].T, labels[first]
+        same = own[:, None] == own[None, :]
+        upper = torch.ones_like(same).triu(1)
+        kinds = {"one class": cosines[same & upper], "two classes": cosines[~same & upper]}
+        stages[stage] = {kind: values.numpy() for kind, values in kinds.items()}
+        one, two = kinds.values()
+        spread = ((one.var() + two.var()) / 2).sqrt()
+        told.append(f"after {stage} {(one.mean() - two.mean()) / spread:.2f}")
+    plots.show(plots.similarities(stages), run.figure("similarities"))
+    return Markdown("Distance of the two means in standard deviations: " + ", ".join(told) + ".")
+
+
+def mined(run: Run, stage: str) -> Table:
+    """Tabulate which pairs of one training batch the rule keeps at other margins, and the loss.
+
+    Args:
+        run: the batch is the second stage's first, its embeddings those after `stage`.
+        stage: `classification`, where the second stage begins, or `embedding`, where it ends.
+    """
+    embeddings, labels = _gallery(run, stage, True)
+    batch = class_balanced(labels, run.recipe("embedding").batch_size, run.seed, "embedding", 0)[0]
+    embeddings, labels = embeddings[batch], labels[batch]
+    cosines, rows = embeddings @ embeddings.T, []
+    positive, negative = losses.MultiSimilarityLoss(mining="all").mine(cosines, labels)
+    for margin in sorted({*MARGINS, run["margin"]}):
+        criterion = multi_similarity(run, margin=margin)
+        kept = criterion.mine(cosines, labels)
+        rows.append(
+            {
+                "margin ε": f"{margin:g}" + " (this run)" * (margin == run["margin"]),
+                "positives kept": f"{kept[0].sum() / positive.sum().clamp(min=1):.0%}",
+                "negatives kept": f"{kept[1].sum() / negative.sum().clamp(min=1):.0%}",
+                "loss": f"{criterion(embeddings, labels).item():.3f}",
+            }
+        )
+    return Table(rows)
+
+
+def multi_similarity(run: Run, **changed: float) -> losses.MultiSimilarityLoss:
+    """Return the loss with the run's parameters, those of `changed` in their place."""
+    names = ("alpha", "beta", "lam", "margin", "mining")
+    return losses.MultiSimilarityLoss(**({name: run[name] for name in names} | changed))
+
+
+def neighbours(run: Run, queries: int = 6, count: int = 8) -> Markdown:
+    """Show queries of unseen classes with what the final embedding finds nearest to them.
+
+    They are spread evenly over the queries by how many of their nearest are right, from the best
+    to the worst.
+    """
+    embeddings, labels = _gallery(run, "embedding", False)
+    _, found = metrics.neighbours(embeddings, embeddings, count, torch.arange(len(labels)))
+    right = labels[found] == labels[:, None]  # (N, K)
+    order = right.sum(1).argsort(descending=True, stable=True)
+    chosen = order[torch.linspace(0, len(order) - 1, queries).long()]
+    images = run.test.read(found[chosen].flatten()).unflatten(0, (queries, -1))
+    titles = [run.test.classes[target] for target in run.test.targets[chosen]]
+    drawn = pictures.gallery(run.test.read(chosen), images, right[chosen], titles)
+    plots.show(drawn, run.figure("gallery"))
+    full, none = (right.all(1).sum().item(), (~right.any(1)).sum().item())
+    return Markdown(
+        f"From the best query to the worst. All {right.shape[1]} nearest are right for {full:,} of "
+        f"{len(labels):,} queries, none for {none:,}."
+    )
+
+
+def mistakes(run: Run, count: int = 4) -> Markdown:
+    """Show the queries whose nearest other image is of another class and most similar, in pairs."""
+    embeddings, labels = _gallery(run, "embedding", False)
+    cosines, found = metrics.neighbours(embeddings, embeddings, 1, torch.arange(len(labels)))
+    cosines, found = cosines[:, 0], found[:, 0]
+    wrong = torch.nonzero(labels[found] != labels)[:, 0]
+    if not len(wrong):
+        return Markdown("The nearest other image is always of the query's class.")
+    worst = wrong[cosines[wrong].argsort(descending=True)[:count]]
+    pairs = torch.stack([worst, found[worst]], dim=1).flatten()
+    names = [run.test.classes[target] for target in run.test.targets[pairs]]
+    titles = [f"{'query' if i % 2 == 0 else 'nearest'}: {name}" for i, name in enumerate(names)]
+    plots.show(pictures.image_grid(run.test.read(pairs), titles), run.figure("mistakes"))
+    return Markdown(
+        f"{len(wrong):,} of {len(labels):,} queries have an image of another class nearest; the "
+        f"closest such pair has cosine {cosines[worst[0]]:.3f}."
+    )
+
+
+def _gallery(run: Run, stage: str, seen: bool) -> tuple[Tensor, Tensor]:
+    """Return a finished run's embeddings (N, D) after a stage and their labels (N,)."""
+    labels = run.arrays["seen_labels" if seen else "labels"]
+    return scoring.gallery(run, stage, None, seen), torch.from_numpy(labels)

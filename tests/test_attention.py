@@ -1,0 +1,119 @@
+"""The softmax of scalar products against the matrix held in float64."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cubslib.attention import self_similarity
+
+
+def oracle(query, key, value):
+    """The assignment's words in float64: hold the matrix, softmax each row, multiply by v."""
+    matrix = query.double()[:, :, None] * key.double()[:, None, :]
+    return (matrix.softmax(2) @ value.double()[:, :, None])[:, :, 0]
+
+
+KEYS = {
+    "random": lambda z, _: z,
+    "large": lambda z, _: 5 * z,
+    "bimodal": lambda z, _: 3 * z.sign() + 0.01 * z,
+    "nearly equal": lambda z, _: torch.tensor([[1.0], [50.0]]) + 1e-3 * z,
+    "equal but for rounding": lambda z, _: 0.7 + 1e-6 * z,
+    "equal": lambda z, _: torch.ones_like(z),
+    "heavy-tailed": lambda z, w: z / w.abs().sqrt(),
+    "cubes": lambda z, _: z**3,
+}
+
+
+def scalars(keys="random", n=300, seed=0):
+    """q, k, v (2, N), away from zero in their means."""
+    q, z, v, w = torch.randn(4, 2, n, generator=torch.Generator().manual_seed(seed))
+    return 2 * q + 1, KEYS[keys](z, w), v + 3
+
+
+def assert_exact(q, k, v):
+    """Output within 1e-5 and gradients within 1e-3 of float64, relative to its largest entry."""
+    weights = torch.randn(q.shape, generator=torch.Generator().manual_seed(9))
+    results = []
+    for function, dtype in ((self_similarity, torch.float32), (oracle, torch.float64)):
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        out = function(*leaves)
+        results.append([out, *torch.autograd.grad((out * weights).sum(), leaves)])
+    for found, expected, limit in zip(*results, (1e-5, 1e-3, 1e-3, 1e-3), strict=True):
+        assert (found - expected).abs().max() <= limit * expected.abs().max() + 1e-9
+    return results[0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("n", [1, 2, 64, 512, 1000])
+@pytest.mark.parametrize("keys", KEYS)
+def test_output_and_gradients_are_those_of_the_matrix_in_double_precision(keys, n, seed):
+    assert_exact(*scalars(keys, n, seed))
+
+
+def test_nearly_equal_values_keep_their_digits():
+    q, k, v = scalars()
+    assert_exact(q, k, 100 + 1e-3 * v)
+
+
+def test_two_keys_far_apart():
+    """There f(q) is tanh(q), which no polynomial of few terms follows; its slope is positive."""
+    keys = torch.tensor([1.0, -1.0]).repeat(128)[None]
+    out, slope, *_ = assert_exact(torch.linspace(-2.95, 2.95, 256)[None], keys, keys)
+    assert (out[0].diff() > 0).all()
+    assert slope.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_compared_in_single(device, dtype):
+    q, k, v = (x.to(device, dtype) for x in scalars())
+    with torch.autocast(device, dtype=dtype):
+        out = self_similarity(q, k, v)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), oracle(q, k, v), atol=1e-5, rtol=1e-5)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(device):
+    q, k, v = (x.to(device) for x in scalars())
+    others = [torch.cat([x[:1], 1e3 * x[1:]]) for x in (q, k, v)]
+    torch.testing.assert_close(self_similarity(*others)[0], self_similarity(q, k, v)[0])
+    torch.testing.assert_close(self_similarity(q[:1], k[:1], v[:1]), self_similarity(q, k, v)[:1])
+
+
+class NoMatrix(TorchDispatchMode):
+    """Fails on any tensor of `limit` elements or more, forward or backward."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else [out]:
+            assert not isinstance(x, torch.Tensor) or x.numel() < self.limit, func
+        return out
+
+
+def test_the_matrix_is_never_held(device):
+    q, k, v = (x.to(device).requires_grad_() for x in scalars(n=1024))
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]  # not MATH
+    with NoMatrix(1024**2), sdpa_kernel(kernels):
+        self_similarity(q, k, v).sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+
+
+def test_the_watch_for_the_matrix_sees_one():
+    with pytest.raises(AssertionError), NoMatrix(1024**2):
+        oracle(*scalars(n=1024))
+
+
+def test_it_is_one_graph_that_can_be_exported():
+    class Block(torch.nn.Module):
+        def forward(self, q, k, v):
+            return self_similarity(q, k, v)
+
+    tensors = scalars(n=16)
+    exported = torch.export.export(Block(), tensors).module()
+    for example in (tensors, scalars("large", 16, 1)):  # no branch was frozen by the first
+        torch.testing.assert_close(exported(*example), self_similarity(*example))

@@ -1,0 +1,219 @@
+"""`cubslib check`: the bank is told apart, wrong solutions are named, bad files get a sentence."""
+
+import ast
+import csv
+import os
+import re
+import sys
+
+import pytest
+import torch
+from submissions import PUBLIC, UNKNOWN
+from torch import nn
+
+from cubslib import blocks, check, datasets, losses, metrics, sampling
+from cubslib.__main__ import main
+from cubslib.check import held, mistakes, oracles
+from cubslib.check.compare import LOOSE, LOOSE_GRADIENT, _away, judge
+
+NAMES = pytest.mark.parametrize("name", held.INPUTS)
+LIBRARY = {
+    "Block1": blocks.CubsBlock1,
+    "Block2": blocks.CubsBlock2,
+    "mine": lambda similarity, labels, margin: losses.MultiSimilarityLoss(margin=margin).mine(
+        similarity, labels
+    ),
+    "MultiSimilarityLoss": losses.MultiSimilarityLoss,
+    "recall_at_k": metrics.recall_at_k,
+    "class_balanced": lambda labels, batch_size, seed: sampling.class_balanced(
+        labels, batch_size, seed, "embedding", 0
+    ),
+    "TinyImageNet": datasets.TinyImageNet,
+    "Cars196": datasets.Cars196,
+}
+
+
+def joined(fashion):
+    """The library's fashion, of two blocks that are handed in."""
+
+    def join(block1, block2, x):
+        attention = blocks.CubsAttention(x.shape[1], fashion)
+        attention.channel, attention.spatial = block1, block2
+        return attention(x)
+
+    return join
+
+
+LIBRARY |= {fashion: joined(fashion) for fashion in blocks.FASHIONS}
+
+
+@NAMES
+def test_the_library_meets_every_demand(name):
+    (verdict,) = check.check(name, LIBRARY[name])
+    assert verdict.state == "met", verdict
+
+
+@NAMES
+def test_each_mistake_is_named_as_itself(name):
+    """The confusion matrix of the bank, in single precision against double."""
+    bank = mistakes.bank(name)
+    versions = [mistakes.version(name), *(mistakes.version(name, mistake) for mistake in bank)]
+    said = [judge(name, held.outcomes(name, version)) for version in versions]
+    assert [verdict.state for verdict in said] == ["met"] + ["mistake"] * len(bank)
+    assert [verdict.said for verdict in said[1:]] == [mistake.what for mistake in bank]
+
+
+@NAMES
+def test_two_versions_differ_ten_times_more_than_single_precision_may(name):
+    bank = mistakes.bank(name)
+    every = [mistakes.outcomes(name), *(mistakes.outcomes(name, mistake) for mistake in bank)]
+    for number, one in enumerate(every):
+        for other in every[:number]:
+            assert any(far(one[case], other[case]) for case in one), (number, bank)
+
+
+def far(one, other):
+    if "raises" in one or "raises" in other:
+        return False  # that one fails and the other not would not do
+    return any(
+        not _away(one[entry], other[entry]).max()
+        <= 10 * (LOOSE_GRADIENT if entry.startswith("gradient") else LOOSE)
+        for entry in one
+    )
+
+
+def test_the_bank_is_as_large_as_promised():
+    assert len({mistake for name in held.INPUTS for mistake in mistakes.bank(name)}) >= 30
+
+
+@pytest.mark.parametrize(("name", "thing", "word"), PUBLIC)
+@pytest.mark.filterwarnings("ignore")
+def test_mistakes_of_public_solutions_are_named(name, thing, word):
+    (verdict,) = check.check(name, thing)
+    assert verdict.state == "mistake"
+    assert word in verdict.said
+    assert any("hand-out" in line for line in verdict.lines)
+    assert any("yours" in line and "right" in line for line in verdict.lines)
+
+
+@pytest.mark.parametrize(("name", "thing"), UNKNOWN)
+def test_what_the_bank_does_not_hold_is_called_unknown(name, thing):
+    (verdict,) = check.check(name, thing)
+    assert verdict.state == "unknown"
+    assert "fails first at" in verdict.said or "does not hold" in verdict.said
+
+
+class Scaled(oracles.Block2):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+
+class Bare(oracles.Block2):
+    def __init__(self):
+        super().__init__(3)
+
+
+def block(forward):
+    return type("Wrong", (oracles.Block2,), {"forward": forward})
+
+
+@pytest.mark.parametrize(
+    ("name", "thing", "sentence"),
+    [
+        ("Block2", Bare, r"cannot be called as Block2\(channels\): too many"),
+        ("Block2", 7, r"cannot be called as Block2\(channels\): 7 is not a callable"),
+        ("Block2", Scaled, "has besides those of the hand-out a parameter gamma"),
+        ("Block2", lambda channels: nn.Identity(), "lacks a parameter key.bias"),
+        ("Block2", block(lambda self, x: x.mean(1)), r"shape \(1, 1, 2\), not \(1, 2, 1, 2\)"),
+        ("Block2", block(lambda self, x: None), "returns NoneType, not a tensor"),
+        ("recall_at_k", lambda embeddings, labels, ks: dict.fromkeys(ks, torch.nan), "holds NaN"),
+        ("recall_at_k", lambda embeddings, labels, ks: {}, "raises KeyError"),
+        ("mine", lambda similarity, labels, margin: sys.exit(3), "raises SystemExit in line"),
+        ("mine", lambda similarity, labels, margin: torch.zeros(2**30, 2**30), "more memory"),
+        ("Cars196", lambda root, split: [(torch.zeros(9, 9, 3), 1)], "not \\(3, H, W\\)"),
+    ],
+)
+def test_what_cannot_be_compared_gets_one_sentence(name, thing, sentence):
+    (verdict,) = check.check(name, thing)
+    assert verdict.state == "unknown"
+    assert re.search(sentence, verdict.said), verdict
+
+
+def test_a_second_failure_is_told_beside_the_mistake():
+    def twice(embeddings, labels, ks):
+        wrong = mistakes.version("recall_at_k", bank["K + 1 images are looked at"])
+        return {k: float("nan") for k in ks} if len(labels) == 2 else wrong(embeddings, labels, ks)
+
+    bank = {mistake.what: mistake for mistake in mistakes.bank("recall_at_k")}
+    (verdict,) = check.check("recall_at_k", twice)
+    assert verdict.state == "unknown"
+
+
+def test_a_notebooks_table_marks_the_differing_entries():
+    wrong = next(m for m in mistakes.bank("mine") if "anchor" in m.what)
+    report = check.mine(mistakes.version("mine", wrong))
+    page = report._repr_html_()
+    assert page.count("<mark>1</mark>") == page.count("<mark>0</mark>") > 0
+    assert "<script" not in check.mine(lambda s, labels, margin: 1 / 0)._repr_html_()
+
+
+FILES = {
+    "broken.py": "def mine(:",
+    "stops.py": """
+import os, time
+os.environ["SEEN"] = "1"
+def mine(similarity, labels, margin): os.kill(os.getpid(), 11)
+def recall_at_k(embeddings, labels, ks):
+    while True: pass
+def parallel(block1, block2, x): return block1(x) + block2(x) + bytearray(8 << 30)
+def serial_12(block1, block2, x): return block1(block2(x))
+def serial_21(block1, block2, x): return block1(block2(x))
+""",
+    "trains.py": "def mine(): pass\nwhile True: pass",
+    "useless.py": "x = 1",
+    "wants.py": "import nothing_such\ndef mine(): pass",
+}
+
+
+def test_a_folder_of_submissions_becomes_a_table(tmp_path, capsys):
+    """A crash, an endless loop, too much memory: a sentence each, and the rest is still checked."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    table = tmp_path / "marks.csv"
+    options = ["--csv", str(table), "--seconds", "3", "--memory", "3"]
+    assert main(["check", str(tmp_path), *options]) == 1
+    rows = {row["file"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert "broken.py, line 1, is not Python" in rows["broken.py"]["whole file"]
+    stops = rows["stops.py"]
+    assert stops["mine"] == "unknown: ends the process (signal SIGSEGV)"
+    assert "still runs after 3 s" in stops["recall_at_k"]
+    assert "more memory" in stops["parallel"]
+    assert stops["serial_12"] == "the blocks come in the other order"
+    assert stops["serial_21"] == "met"
+    assert stops["Cars196"] == ""
+    assert "its import still runs after 3 s" in rows["trains.py"]["whole file"]
+    assert "none of the documented names" in rows["useless.py"]["whole file"]
+    assert "ModuleNotFoundError in line 1" in rows["wants.py"]["whole file"]
+    assert "serial_21            met" in capsys.readouterr().out
+    assert "SEEN" not in os.environ
+    assert "submission" not in sys.modules
+
+
+def test_the_template_has_every_name_and_is_not_written_over(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    assert main(["check", "--template", str(file)]) == 0
+    tree = ast.parse(file.read_text())
+    assert {node.name for node in tree.body if hasattr(node, "name")} == set(held.INPUTS)
+    exec(file.read_text(), written := {})
+    for name in held.INPUTS:
+        assert "raises NotImplementedError" in check.check(name, written[name])[0].said
+    assert main(["check", "--template", str(file)]) == 1
+    assert main(["check", str(tmp_path / "none.py")]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["check", str(tmp_path / "empty")]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file} is there already: name a new file.",
+        f"{tmp_path / 'none.py'}: No such file or directory; give a Python file or a folder.",
+        f"{tmp_path / 'empty'} holds no .py file: give a file, or a folder of them.",
+    ]

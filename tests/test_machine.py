@@ -1,0 +1,96 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cubslib import CubsError, machine
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "name"), [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_the_best_device_is_taken(monkeypatch, cuda, mps, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert machine.device() == name
+
+
+@pytest.mark.parametrize(
+    ("device", "can", "name"),
+    [("cuda", True, "bf16-mixed"), ("cuda", False, "16-mixed"), ("cpu", True, "bf16-mixed"),
+     ("cpu", False, "32-true"), ("mps", True, "32-true")],
+)  # fmt: skip
+def test_half_precision_is_used_where_the_hardware_has_it(monkeypatch, device, can, name):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: can)
+    assert machine.precision(device) == name
+
+
+def test_project_root_is_the_nearest_folder_with_our_pyproject(tmp_path, monkeypatch):
+    deep = tmp_path / "project" / "other" / "deep"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert machine.project_root() == deep
+    (tmp_path / "project/pyproject.toml").write_text('[project]\nname = "cubslib"\n')
+    (tmp_path / "project/other/pyproject.toml").write_text('[project]\nname = "theirs"\n')
+    assert machine.project_root() == tmp_path / "project"
+
+
+def test_where_and_on_what_it_runs(tmp_path, monkeypatch):
+    assert re.search(r"\d+ cores$", machine.hardware("cpu"))
+    versions = machine.versions()
+    assert versions["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert set(versions) == {"python", *machine.PACKAGES}
+    found = machine.checkout()
+    assert re.fullmatch(r"[0-9a-f]{12}|", found["commit"])
+    assert isinstance(found["dirty"], bool)
+    monkeypatch.chdir(tmp_path)
+    assert machine.checkout() == {"commit": "", "dirty": False}
+    monkeypatch.setenv("PATH", "")
+    assert machine.checkout() == {"commit": "", "dirty": False}
+
+
+def test_a_checkout_with_a_changed_file_is_dirty_and_with_a_new_one_is_not(monkeypatch):
+    answers = {"rev-parse": "0123456789ab"}
+    monkeypatch.setattr(machine, "_git", lambda command, *_: answers.get(command, ""))
+    assert machine.checkout() == {"commit": "0123456789ab", "dirty": False}
+    answers["status"] = " M cubslib/losses.py"
+    assert machine.checkout()["dirty"]
+
+
+@pytest.fixture
+def losses(tmp_path, monkeypatch):
+    """The file of `losses` in a copy of the library, which this process was imported from."""
+    for name in machine.USED:
+        shutil.copyfile(Path(machine.__file__).parent / f"{name}.py", tmp_path / f"{name}.py")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    machine.refuse_edited_sources()
+    return tmp_path / "losses.py"
+
+
+EDITS = {
+    "a comment": lambda text: text.replace("\n\n\n", "\n\n\n# now\n"),
+    "docstrings": lambda text: re.sub(r'"""\w+', '"""Otherwise', text),
+    "layout": lambda text: text + "\n\n\n",
+    "a number": lambda text: text.replace("1", "2", 1) + "\nANOTHER = 1\n",
+    "a default": lambda text: re.sub(r"margin: float = [\d.]+", "margin: float = 0.3", text),
+    "a text": lambda text: text + "\n1\n'a text that is no docstring'\n",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_start_is_refused_when_code_changed_since_it_was_imported(edit, losses, begin):
+    text = EDITS[edit](losses.read_text())
+    assert text != losses.read_text()
+    losses.write_text(text)
+    if edit in ("a comment", "docstrings", "layout"):
+        machine.refuse_edited_sources()
+        return
+    sentence = r"^cubslib/losses\.py has changed since it was imported: restart the kernel, .*\.$"
+    with pytest.raises(CubsError, match=sentence):
+        machine.refuse_edited_sources()
+    with pytest.raises(CubsError, match=sentence):
+        begin("T1")
