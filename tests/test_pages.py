@@ -162,7 +162,7 @@ def test_a_bad_record_is_named_and_the_rest_is_shown(project, damage, capsys):
     made.run(project / "runs", "T1_custom_cnn", **damage)
     made.run(project / "runs", "T2_resnet18")
     text = Page(site.site(project / "runs")).text
-    assert "T1_custom_cnn cannot be shown" in text
+    assert re.search("T1_custom_cnn(/metrics.json is no record| cannot be shown)", text)
     assert "Skipped: T1_custom_cnn" in capsys.readouterr().err
 
 
@@ -276,12 +276,7 @@ def test_the_hand_outs_lines_are_found_in_the_notebooks(notebook):
     task = notebook.stem[:2]
     page = blocks(nbformat.read(notebook, as_version=4), notebook)
     found = [line for line in handout.evidence({task: page}) if line.task == task]
-    missing = [line.asked for line in found if not line.place]
-    assert missing in (
-        [],
-        ["A function for Recall@K"],
-        ["An architecture of one's own"],
-    )  # shown when run
+    assert [line.asked for line in found if not line.place] == []
 
 
 def test_a_table_has_a_row_a_run_and_for_t4_one_a_stage(tmp_path):

@@ -7,15 +7,15 @@ from cubslib.pages.notebook import Notebook
 
 # (task, what is asked, what the place says: a pattern, sought in cells in their order)
 LINES = (
-    ("T1", "An architecture of one's own", r"class CustomCNN|## The network"),
-    ("T1", "Data set and loader that read images batch by batch", r"class TinyImageNet|def read\(|"
+    ("T1", "An architecture of one's own", r"models\.CustomCNN"),
+    ("T1", "Data set and loader that read images batch by batch", r"datasets\.TinyImageNet|"
      r"batch by batch|memory-mapped"),
-    ("T1", "Data augmentation", r"augment\.augment\("),
+    ("T1", "Data augmentation", r"views\.augmented\("),
     ("T1", "Early stopping", r"early stopping"),
     ("T1", "A learning-rate schedule", r"learning rate, small|one-cycle|scheduler"),
     ("T1", "Model checkpoints", r"checkpoint"),
     ("T1", "Cross-entropy loss", r"CrossEntropyLoss\("),
-    ("T1", "Curves of the training", r"plots\.curves|views\.curves"),
+    ("T1", "Curves of the training", r"views\.curves\("),
     ("T1", "Result on test, read once; more than 40 % top-1", r"record_classifier\("),
     ("T2", "ResNet-18, random weights", r"models\.resnet18\("),
     ("T2", "Same data and training as T1, and the comparison", r"against\(|same training"),
@@ -26,12 +26,12 @@ LINES = (
     ("T3", "The fashion chosen on val", r"prose\.fashions|best_fit\(|chosen on val"),
     ("T3", "At par with T2: a drop of 2 points at most", r"against\("),
     ("T4", "A classifier of the first half of the classes", r"Stage 1|as a classifier"),
-    ("T4", "A function for Recall@K", r"def recall_at_k"),
+    ("T4", "A function for Recall@K", r"recall_at_k"),
     ("T4", "Recall@1, 2, 4, 8 of unseen classes, before and after", r"record_retrieval\("),
     ("T4", "An embedding in place of the classification layer", r"models\.embed\("),
-    ("T4", "The loss, and its hard positives and negatives", r"def mine|exp\(−α|Multi-Similarity"),
+    ("T4", "The loss, and its hard positives and negatives", r"MultiSimilarityLoss"),
     ("T4", "The whole network trained by it", r"metric_loss, scoring|class_balanced\)"),
-    ("T4", "Retrieved images looked at", r"plots\.gallery|neighbours\("),
+    ("T4", "Retrieved images looked at", r"retrieval\.neighbours\("),
     ("T4", "Where it fails", r"## Where it fails"),
 )  # fmt: skip
 

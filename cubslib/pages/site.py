@@ -1,5 +1,6 @@
 """Finished runs → a site to hand in: a page for each run, a browser for T4, and an index of all."""
 
+import re
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -50,24 +51,19 @@ def site(root: Path, names: tuple[str, ...] = (), data_root: Path | None = None)
 
 def _entries(root: Path, names: tuple[str, ...]) -> tuple[list[tuple[Entry, str]], list[str]]:
     """Return the runs to show, by task and order, those set aside last; and what is left out."""
-    records, skipped, found = finished.find(root), [], []
-    known = {folder for folder, _ in records}
-    for path in sorted(root.glob("*~*/metrics.json")):
-        if path.parent not in known:
-            try:
-                records.append((path.parent, finished.read(path.parent)))
-            except CubsError as error:
-                skipped.append(str(error))
-    missing = set(names) - {folder.name for folder, _ in records}
+    paths = sorted(root.glob("*/metrics.json"))
+    names = names or tuple(path.parent.name for path in paths)
+    missing = set(names) - {path.parent.name for path in paths}
     if missing:
         raise CubsError(f"{min(missing)} is no finished run under {root}: name one that is.")
-    for folder, record in records:
-        if not names or folder.name in names:
-            try:
-                aside = "" if folder in known else folder.name.rpartition("~")[2]
-                found.append((entries.entry(folder, record), aside))
-            except CubsError as error:
-                skipped.append(str(error))
+    found, skipped = [], []
+    for folder in (path.parent for path in paths if path.parent.name in names):
+        aside = re.fullmatch(r"(.+)~(\d+)", folder.name)
+        number = aside[2] if aside and (root / aside[1]).exists() else ""
+        try:
+            found.append((entries.entry(folder, finished.read(folder)), number))
+        except CubsError as error:
+            skipped.append(str(error))
     for line in skipped:
         print(f"Skipped: {line}", file=sys.stderr)
     return sorted(found, key=lambda one: (one[0].task, bool(one[1]), one[0].order)), skipped
