@@ -75,12 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     path, files = asked.path, sorted(asked.path.glob("*.py")) or [asked.path]
     if asked.template and path.exists():
-        return _say(f"{path} is there already: name a new file.")
+        print(f"{path} is there already: name a new file.", file=sys.stderr)
+        return 1
     if asked.template:
         path.write_text(template())
         return 0
-    if not files[0].is_file():
-        return _say(f"{path} is not there: give a Python file or a folder of them.")
     rows = [{"file": file.name} | _cells(file, asked.seconds) for file in files]
     if asked.csv:
         with open(asked.csv, "w", newline="") as out:
@@ -95,12 +94,7 @@ def _cells(file, seconds):
     try:
         report = process.check(file, seconds)
     except CubsError as error:
-        _say(error)
+        print(error, file=sys.stderr, flush=True)
         return {"whole file": str(error)}
     print(f"{file.name}\n{report}", flush=True)
     return {verdict.name: verdict.said for verdict in report}
-
-
-def _say(sentence):
-    print(sentence, file=sys.stderr, flush=True)
-    return 1

@@ -20,22 +20,18 @@ def distances(found: dict, right: dict) -> dict[str, Tensor]:
     """
     if "raises" in found or "raises" in right:
         return {"raises": torch.tensor(0.0 if found.keys() == right.keys() else torch.inf)}
-    return {entry: _away(found.get(entry), wanted) for entry, wanted in right.items()}
-
-
-def _away(found: Tensor | None, right: Tensor) -> Tensor:
-    if found is None or found.shape != right.shape:
-        return torch.tensor(torch.inf)
-    found, right = found.double(), right.double()
-    size = right.nan_to_num(0, 0, 0).abs().max().clamp(min=1e-2)
-    alike = (found == right) | (found.isnan() & right.isnan())
-    return (found - right).abs().div(size).masked_fill(alike, 0)  # inf - inf is NaN
+    away = dict.fromkeys(right, torch.tensor(torch.inf))
+    for entry, wanted in right.items():
+        if found[entry].shape == wanted.shape:
+            size = wanted.double().abs().max().clamp(min=1e-2)
+            difference = (found[entry].double() - wanted.double()).abs() / size
+            away[entry] = difference.nan_to_num(torch.inf, torch.inf)
+    return away
 
 
 def first_far(found: dict, right: dict) -> str:
     """Return the first entry at which two outcomes differ; "" where they agree."""
-    far = (e for e, away in distances(found, right).items() if not away.max() <= LOOSE)
-    return next(far, "")
+    return next((e for e, away in distances(found, right).items() if away.max() > LOOSE), "")
 
 
 class Verdict(NamedTuple):
@@ -68,17 +64,18 @@ def judge(name: str, found: dict[str, dict], remarks=()) -> Verdict:
     fails = [case for case in right if first_far(found[case], right[case])]
     if not fails:
         return Verdict(name, "met", tuple(remarks))
-    said, *lines = _failure(name, fails[0], found[fails[0]], right[fails[0]])
-    said = f"unknown: fails first at “{fails[0]}”: {said}"
+    first, *lines = _failure(name, fails[0], found[fails[0]], right[fails[0]])
+    first = f"fails first at “{fails[0]}”: {first}"
     for mistake in mistakes.bank(name):
         wrong = mistakes.outcomes(name, mistake)
         if not any(first_far(found[case], wrong[case]) for case in right):
             away = (distances(found[case], wrong[case]).values() for case in fails)
             equal = max(x.max().item() for entries in away for x in entries)
-            said, lines = mistake.what, [
-                f"equal to {max(equal, 1e-16):.0e} to that version on every input",
-                f"the right reading stands in the hand-out, {mistake.place}", *lines]  # fmt: skip
-    return Verdict(name, said, (*lines, *remarks))
+            lines = [f"equal to {max(equal, 1e-16):.0e} to that version on every input",
+                     f"the right reading stands in the hand-out, {mistake.place}",
+                     first, *lines, *remarks]  # fmt: skip
+            return Verdict(name, mistake.what, tuple(lines))
+    return Verdict(name, f"unknown: {first}", (*lines, *remarks))
 
 
 def _failure(name: str, case: str, found: dict, right: dict):
@@ -87,18 +84,19 @@ def _failure(name: str, case: str, found: dict, right: dict):
     shown = ", ".join(f"{k} = {np.array2string(np.asarray(x), **BRIEF)}" for k, x in given)
     shown = f"smallest input that shows it, {case}: {' '.join(shown.split())}"
     entry = first_far(found, right)
-    yours, wanted, away = found.get(entry), right.get(entry), distances(found, right)[entry]
     if entry == "raises":
-        return f"it {yours}", shown
+        return f"it {found[entry]}", shown
+    yours, wanted, away = found[entry], right[entry], distances(found, right)[entry]
     if yours.shape != wanted.shape:
         return f"{entry} has shape {tuple(yours.shape)}, not {tuple(wanted.shape)}", shown
     if wanted.dtype == torch.bool and wanted.ndim == 0:
         return f"this does not hold: {entry}", shown
-    far = (~(away <= LOOSE)).flatten().nonzero().flatten().tolist()
+    far = (away > LOOSE).flatten().nonzero().flatten().tolist()
     listed = range(wanted.numel()) if wanted.numel() <= 36 else far[:6]
     values = []
     for who, x in (("yours", yours), ("right", wanted)):
         texts = [f"›{x.flatten()[i]:.4g}‹" if i in far else f"{x.flatten()[i]:.4g}" for i in listed]
         values.append(f"{who}, {entry}: {' '.join(texts)}")
-    how = "holds NaN" if yours.isnan().any() else f"is off by {away.max():.2g} of its largest"
+    off = (yours.double() - wanted.double()).abs().max()
+    how = "holds NaN" if off.isnan() else f"is off by up to {off:.2g}"
     return f"{entry} {how}", shown, *values

@@ -31,6 +31,8 @@ def check(file: Path, seconds: float = 20.0) -> Report:
     Raises:
         CubsError: the file cannot be read or imported, or has no documented name.
     """
+    if not file.is_file():
+        raise CubsError(f"{file} is not there: give a Python file or a folder of them.")
     names = _result(file, "", seconds)
     if isinstance(names, str):
         raise CubsError(f"{file.name}: its import {names}; let it only define names.")
@@ -52,6 +54,7 @@ def _result(file: Path, name: str, seconds: float):
         process.join(seconds)
         if process.exitcode is None:
             process.kill()
+            process.join()
             return f"still runs after {seconds:g} s (an endless loop, or training?)"
         with suppress(FileNotFoundError):
             return torch.load(Path(scratch, "result"), weights_only=True)
