@@ -20,9 +20,9 @@ from cubslib.disk import whole
 GENERATOR = '<meta name="generator" content="cubslib">'  # marks the pages that we may overwrite
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _TAGS = (
-    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure "
-    "hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody td "
-    "tfoot th thead tr tt u ul var wbr"
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
+    "figure hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup table "
+    "tbody td tfoot th thead tr tt u ul var wbr"
 )
 TAGS = {*_TAGS.split(" "), *HEADINGS}
 _WITHOUT_CONTENT = (
