@@ -48,8 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     run.format_help = lambda: f"{usage()}\n{_parameters()}"
     run.set_defaults(command=lambda o: run_notebook(o.task, dict(map(_parsed, o.parameters))))
     report = commands.add_parser("report", help="make one site of all finished runs")
-    report.add_argument("notebook", type=Path, nargs="?", help="instead, a page of one notebook")
-    report.set_defaults(command=lambda o: make_report(o.notebook))
+    report.add_argument("names", nargs="*", metavar="RUN",
+                        help="only these runs; or one .ipynb, of which a page is made")  # fmt: skip
+    report.set_defaults(command=lambda o: make_report(o.names))
     search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
     search.set_defaults(command=lambda o: look_up("search", o, ("T4",)))
     classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
@@ -168,18 +169,18 @@ class _Watch(threading.Thread):
         self.shown = len(rows)
 
 
-def make_report(notebook: Path | None) -> None:
-    """Make the site of all finished runs and print its table; or a page of one `notebook`."""
+def make_report(names: list[str]) -> None:
+    """Make the site of all finished runs, or of those named; or a page of one `.ipynb`."""
     from cubslib import machine
     from cubslib.pages import site, table
     from cubslib.runs import finished
 
-    if notebook is not None:
-        print(f"page: {site.page(notebook)}")
+    if len(names) == 1 and names[0].endswith(".ipynb"):
+        print(f"page: {site.page(Path(names[0]))}")
         return
-    root = machine.project_root() / "runs"
-    index = site.site(root)
-    print(table.table(finished.find(root)))
+    root, names = machine.project_root() / "runs", tuple(Path(name).name for name in names)
+    index = site.site(root, names)
+    print(table.table(run for run in finished.find(root) if not names or run[0].name in names))
     print(f"report: {index}")
 
 

@@ -6,12 +6,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cubslib.attention import self_similarity
+from cubslib.check.oracles import attend
 
 
 def oracle(query, key, value):
-    """The assignment's words in float64: hold the matrix, softmax each row, multiply by v."""
-    matrix = query.double()[:, :, None] * key.double()[:, None, :]
-    return (matrix.softmax(2) @ value.double()[:, :, None])[:, :, 0]
+    return attend(query.double(), key.double(), value.double())
 
 
 KEYS = {

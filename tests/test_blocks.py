@@ -1,10 +1,11 @@
 import pytest
 import torch
-from test_attention import NoMatrix, oracle
+from test_attention import NoMatrix
 from torch import nn
 
 from cubslib.attention import self_similarity
 from cubslib.blocks import FASHIONS, GATE_BIAS, CubsAttention, CubsBlock1, CubsBlock2
+from cubslib.check import oracles
 
 
 @pytest.mark.parametrize("block", [CubsBlock1(8, features=512), CubsBlock2(8)])
@@ -14,42 +15,22 @@ def test_blocks_hold_no_matrix(block):
         block(x).sum().backward()
 
 
-def gate_by_hand(block, x):
-    """A block's gate from its weights, loop by loop over images, in float64."""
-    weights = {name: p.double().flatten(1) if p.ndim > 1 else p.double() for name, p in
-               block.named_parameters()}  # fmt: skip
-
-    def dense(name, g):
-        return g @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-    gates = []
-    for image in x.double():
-        if isinstance(block, CubsBlock1):
-            g = image.mean((1, 2))[None]
-            q, k, v = (dense(name, g) for name in ("query", "key", "value"))
-            gates.append((dense("project", oracle(q, k, v)) + g)[0])
-        else:
-            positions = image.flatten(1).T
-            q, k, v = (dense(name, positions).T for name in ("query", "key", "value"))
-            gates.append(oracle(q, k, v)[0].view(image.shape[1:]))
-    return torch.stack(gates).sigmoid()
-
-
-@pytest.mark.parametrize("make", [CubsBlock1, CubsBlock2])
-def test_blocks_are_the_assignments_formula_with_gradients(make):
+@pytest.mark.parametrize(
+    ("make", "oracle"), [(CubsBlock1, oracles.Block1), (CubsBlock2, oracles.Block2)]
+)
+def test_blocks_are_the_assignments_formula_with_gradients(make, oracle):
     torch.manual_seed(0)
-    block = make(6, gate_bias=0.3)
+    block, exact = make(6, gate_bias=0.3), oracle(6).double()
+    exact.load_state_dict(block.state_dict())
     x = torch.randn(2, 6, 5, 4)
-    gate = gate_by_hand(block, x)
-    assert gate.std() > 0.01
-    full = gate[:, :, None, None] if make is CubsBlock1 else gate[:, None]
-    torch.testing.assert_close(block(x).double(), x * full, atol=1e-6, rtol=1e-5)
-    parameters = list(block.parameters())
+    out, right = block(x), exact(x.double())
+    assert block.gate(x).std() > 0.01
+    torch.testing.assert_close(out.double(), right, atol=1e-6, rtol=1e-5)
     # The bias of `key` shifts a row of logits as a whole: its true gradient is 0.
-    found = torch.autograd.grad(block.gate(x).square().sum(), parameters)
-    expected = torch.autograd.grad(gate.square().sum(), parameters)
+    found = torch.autograd.grad(out.square().sum(), list(block.parameters()))
+    expected = torch.autograd.grad(right.square().sum(), list(exact.parameters()))
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(a.double(), b, atol=2e-5, rtol=1e-3)
     named = dict(zip([n for n, _ in block.named_parameters()], found, strict=True))
     assert all(g.abs().max() > 1e-7 for name, g in named.items() if name != "key.bias")
 

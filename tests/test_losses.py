@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cubslib import CubsError, losses
+from cubslib.check import oracles
 from cubslib.losses import MININGS, MultiSimilarityLoss
 
 MINING = pytest.mark.parametrize("mining", MININGS)
@@ -11,7 +12,7 @@ LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])  # the last has no positiv
 
 
 def mined(similarity, labels, i, mining, margin):
-    """P_i and N_i by the paper's words."""
+    """P_i and N_i of the rules that are not the paper's."""
     m = len(labels)
     positives = [j for j in range(m) if j != i and labels[j] == labels[i]]
     negatives = [j for j in range(m) if labels[j] != labels[i]]
@@ -19,11 +20,6 @@ def mined(similarity, labels, i, mining, margin):
         return [], []
     s = [x.item() for x in similarity[i]]
     lowest, highest = min(s[j] for j in positives), max(s[j] for j in negatives)
-    if mining == "paper":
-        return (
-            [j for j in positives if s[j] < highest + margin],
-            [j for j in negatives if s[j] > lowest - margin],
-        )
     if mining == "hardest":
         return [s.index(lowest)], [s.index(highest)]  # the first of ties
     if mining == "typical":
@@ -34,6 +30,8 @@ def mined(similarity, labels, i, mining, margin):
 
 def oracle(embeddings, labels, alpha=2.0, beta=50.0, lam=0.5, margin=0.1, mining="paper"):
     """The assignment's formula, term by term, in float64."""
+    if mining == "paper":
+        return oracles.MultiSimilarityLoss(alpha, beta, lam, margin)(embeddings.double(), labels)
     unit = embeddings.double() / embeddings.double().norm(dim=1, keepdim=True)
     similarity = unit @ unit.T
     total = similarity.new_zeros(())

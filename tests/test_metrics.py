@@ -6,6 +6,7 @@ import torch
 from test_attention import NoMatrix
 
 from cubslib import CubsError, metrics
+from cubslib.check import oracles
 from cubslib.metrics import (
     chance,
     confusion,
@@ -30,11 +31,7 @@ def ranked(embeddings, labels):
 
 
 def oracle(embeddings, labels, ks=KS):
-    """Recall@K query by query."""
-    hits = Counter()
-    for label, others in ranked(embeddings, labels):
-        hits.update(k for k in ks if label in others[:k])
-    return {k: hits[k] / len(labels) for k in ks}
+    return oracles.recall_at_k(embeddings.double(), labels, ks)
 
 
 def clusters(count=60, classes=7, noise=1.2, seed=0):

@@ -3,190 +3,359 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
+import finished_runs as made
+import hostile
 import nbformat
+import numpy as np
 import pytest
+import torch
 from nbformat import v4
 
-from cubslib import CubsError
-from cubslib.pages import site
+from cubslib import CubsError, metrics
+from cubslib.pages import browser, handout, markdown, site
+from cubslib.pages.entries import answer, entry, seeds
+from cubslib.pages.notebook import blocks
 from cubslib.pages.table import Table, table
+from cubslib.runs import finished
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
-TITLE = "# T4: does an *embedding* win?\n\n"
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("T*.ipynb"))
+VOID = {"br", "hr", "img", "input", "line", "circle", "polyline", "meta", "wbr", "col"}
 
 
-class _Page(HTMLParser):
-    """All tags of a page with their attributes."""
+class Page(HTMLParser):
+    """All tags of a page with their attributes, and its text."""
 
-    def __init__(self, text):
+    def __init__(self, path):
         super().__init__()
-        self.tags = []
-        self.feed(text)
+        self.tags, self.text, self.path = [], "", path
+        self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
 
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def _notebook(path, *cells):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(v4.new_notebook(cells=list(cells), metadata={"widgets": {}}), path)
-    return path
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project; its runs are in `runs`."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "cubslib"\n')
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cubslib.machine.project_root", lambda: tmp_path)
+    return tmp_path
 
 
-def _figure(alt):
-    output = v4.new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": alt}})
-    return v4.new_code_cell("show(figure)", outputs=[output])
+def read(folder):
+    return entry(folder, finished.read(folder))
 
 
-def _run(root, name, **changes):
-    record = {
-        "schema": 2,
-        "finished": "2026-01-01T00:00:00+00:00",
-        "task": name[:2],
-        "dataset": "real",
-        "protocol": "complete",
-        "seed": 3,
-        "settings": {"epochs": 2, "title": "Tiny ImageNet"},
-        "hardware": "a CPU <8>",
-        "num_parameters": 1_234_567,
-        "seconds": 90,
-        "val": {"top1": 0.5, "top5": 0.75},
-        "test": {"top1": 0.25, "top5": 0.625},
-    } | changes
-    folder = root / name
-    folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(record))
-    fits = "classification", "embedding", "serial_12"
-    lines = [f"{fit},{epoch}" for i, fit in enumerate(fits) for epoch in range(1, i + 3)]
-    (folder / "history.csv").write_text("\n".join(["fit,epoch", *lines]))
-    _notebook(folder / f"{name.split(',')[0]}.ipynb", v4.new_markdown_cell(f"# Notebook {name}"))
-    return folder, record
+def test_a_page_begins_with_what_came_out_and_folds_the_code(project):
+    folder = made.run(project / "runs", "T1_custom_cnn")
+    page = Page(site.page(folder / "T1_custom_cnn.ipynb"))
+    assert page.path == folder / "T1_custom_cnn.html"
+    assert "Of 40 test images of 8 classes, 25.0\xa0% are named rightly" in page.text
+    assert page.text.index("named rightly") < page.text.index("one epoch <done>")
+    assert [one for one in page.all("details") if one.get("class") == "code"] == [
+        {"class": "code"}
+    ] * 3
+    assert {"s-training", "s-where-it-fails", "main"} <= {one.get("id") for _, one in page.tags}
+    assert "#s-training" in {one["href"] for one in page.all("a")}
 
 
-RECALL = {
-    stage: {str(k): start + k / 100 for k in (1, 2, 4, 8)}
-    for stage, start in (("classification", 0.5), ("embedding", 0.25))
-}
+def test_every_figure_says_what_it_shows_and_offers_its_numbers(project):
+    folder = made.run(project / "runs", "T1_custom_cnn")
+    page = Page(site.page(folder / "T1_custom_cnn.ipynb"))
+    drawn = {one["alt"] for one in page.all("img")}
+    assert {"Curves of T1_custom_cnn", "Classes of T1_custom_cnn", "x_i > 1"} == drawn
+    saved = {one["download"]: one["href"] for one in page.all("a") if "download" in one}
+    assert {name.rpartition("-")[2] for name in saved} == {"curves.csv", "classes.csv"}
+    content = {name: unquote(href.partition(",")[2]) for name, href in saved.items()}
+    assert made.rows_of(content["T1_custom_cnn-classes.csv"])[1] == ["<b>cat</b>", "0.5"]
+    assert content["T1_custom_cnn-curves.csv"] == (folder / "history.csv").read_text()
 
 
-def test_a_page_keeps_title_alt_text_and_code_and_asks_the_network_for_nothing(tmp_path):
-    cells = v4.new_markdown_cell(TITLE + r"$x_i > 1$ and `$5`"), _figure('two "bars" & <a> line')
-    page = site.page(_notebook(tmp_path / "out.ipynb", *cells))
-    text = page.read_text()
-    tags = _Page(text)
-    assert page == tmp_path / "out.html"
-    assert "<title>T4: does an embedding win?</title>" in text
-    assert [image["alt"] for image in tags.all("img")] == ["x_i > 1", 'two "bars" & <a> line']
-    assert "$5" in text
-    assert ">figure<" in text
-    assert not tags.all("script") + tags.all("link")
-    assert not re.search(r"(?i)\b(src|href)=.?(?!.?data:|.?#)\w|url\(|@import", text)
+@pytest.mark.parametrize("where", ["runs/T1_custom_cnn/T1_custom_cnn.ipynb", "out.ipynb",
+                                   "notebooks/T1_custom_cnn.ipynb", None])  # fmt: skip
+def test_every_finished_run_has_its_page_however_it_was_run(project, where):
+    folder = made.run(project / "runs", "T1_custom_cnn")
+    own = folder / "T1_custom_cnn.ipynb"
+    if where is None:
+        own.unlink()
+    elif project / where != own:
+        (project / where).parent.mkdir(exist_ok=True)
+        own.rename(project / where)
+    page = Page(site.site(project / "runs").parent / "runs/T1_custom_cnn.html")
+    assert ("one epoch <done>" in page.text) == (where is not None)
+    assert ("No executed notebook" in page.text) == (where is None)
+    assert {"Curves of T1_custom_cnn", "Classes of T1_custom_cnn"} <= {
+        one["alt"] for one in page.all("img")
+    }
 
 
-def test_formulas_are_drawn_and_others_shown_as_they_are_written(tmp_path):
-    source = "# a\n\n$$\\frac{1}{m}\n\\sum_{i} S_{ij}$$\n\n$\\nosuch<b>$"
-    page = site.page(_notebook(tmp_path / "out.ipynb", v4.new_markdown_cell(source)))
-    (image,) = _Page(page.read_text()).all("img")
-    assert image["alt"] == r"\frac{1}{m} \sum_{i} S_{ij}"
-    assert image["src"].startswith("data:image/svg+xml;base64,")
-    assert r"<code>\nosuch&lt;b&gt;</code>" in page.read_text()
+def test_the_index_has_cards_tables_and_several_seeds(project):
+    runs = project / "runs"
+    for asked, top1 in (({}, 0.25), ({"seed": 1}, 0.35), ({"lr": 0.1}, 0.9)):
+        name = ",".join(["T1_custom_cnn", *asked])
+        made.run(runs, name, asked=asked, test={"top1": top1, "top5": 0.95})
+    made.run(runs, "T4_retrieval,dataset=sample", asked={"dataset": "sample"}, dataset="sample")
+    index = Page(site.site(runs))
+    assert "30.0\xa0% ± 7.1" in index.text
+    assert all(chip in index.text for chip in ("lr 0.1", "seed 1", "all at default"))
+    tables = [one["id"] for one in index.all("table") if one.get("class") == "results"]
+    assert tables == ["real-1", "drawn-1"]
+    assert [one for one in index.all("details") if one.get("class") == "drawn"][0].keys() == {
+        "class"
+    }
+    assert "No finished run yet." in index.text
+    assert len(index.path.read_bytes()) < 1_000_000
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_formula_of_the_notebooks_can_be_drawn(notebook):
-    cells = nbformat.read(notebook, as_version=4).cells
-    formulas = []
-
-    class Collector(site.IPythonRenderer):
-        def inline_math(self, body):
-            formulas.append(body)
-            return ""
-
-        block_math = inline_math
-
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            site.MarkdownWithMath(Collector(escape=False)).render(cell.source)
-    assert [tex for tex in formulas if "<img" not in site._formula(tex, "tex")] == []
+def test_test_chooses_no_card(project):
+    made.run(project / "runs", "T1_custom_cnn,lr=0.1", asked={"lr": 0.1},
+             test={"top1": 0.9, "top5": 1}, val={"top1": 0.4, "top5": 1})  # fmt: skip
+    made.run(project / "runs", "T1_custom_cnn")
+    text = Page(site.site(project / "runs")).text
+    assert re.search(r"25\.0\xa0%\s*± 6\.8\s*top-1 on test", text)
 
 
-def test_pictures_beside_and_attached_are_taken_in(tmp_path):
-    (tmp_path / "beside.png").write_bytes(base64.b64decode(PNG))
-    cell = v4.new_markdown_cell("![one](beside.png) ![two](attachment:two.png)")
-    cell["attachments"] = {"two.png": {"image/png": PNG}}
-    page = site.page(_notebook(tmp_path / "in.ipynb", cell), tmp_path / "out" / "page.html")
-    images = _Page(page.read_text()).all("img")
-    assert [image["src"] for image in images] == [f"data:image/png;base64,{PNG}"] * 2
-    assert "<title>in</title>" in page.read_text()
+def test_links_lead_to_pages_and_places_that_are_there(project):
+    for task, stem in made.STEMS.items():
+        made.run(project / "runs", stem, notebook=task != "T2")
+    index = site.site(project / "runs")
+    pages = {path.resolve(): Page(path) for path in index.parent.rglob("*.html")}
+    assert len(pages) == 5
+    for page in pages.values():
+        for href in (one["href"] for one in page.all("a") if not one["href"].startswith("data:")):
+            path, _, place = href.partition("#")
+            target = (page.path.parent / unquote(path)).resolve() if path else page.path.resolve()
+            assert target in pages, href
+            assert not place or place in {one.get("id") for _, one in pages[target].tags}, href
 
 
-def test_what_is_no_notebook_is_refused_and_the_old_page_kept(tmp_path):
-    (tmp_path / "out.html").write_text("old")
+def test_pages_of_runs_that_are_gone_go_and_others_stay(project):
+    runs = project / "runs"
+    folder = made.run(runs, "T1_custom_cnn")
+    made.run(runs, "T1_custom_cnn~1")
+    made.run(runs, "index", task="T2")
+    report = site.site(runs).parent
+    (report / "runs/mine.html").write_text("my own")
+    made_pages = {path.name for path in report.glob("runs/*.html")}
+    assert made_pages == {"T1_custom_cnn.html", "T1_custom_cnn~1.html", "index.html", "mine.html"}
+    assert "set aside: 1" in Page(report / "index.html").text
+    folder.rename(project / "elsewhere")
+    site.site(runs, ("index",))
+    assert {path.name for path in report.glob("runs/*.html")} == {"index.html", "mine.html"}
+    with pytest.raises(CubsError, match="T3 is no finished run"):
+        site.site(runs, ("T3",))
+
+
+@pytest.mark.parametrize("damage", [{"test": None}, {"seconds": "long"}, {"hardware": 3},
+                                    {"test": {"top1": "<b>", "top5": 1}}])  # fmt: skip
+def test_a_bad_record_is_named_and_the_rest_is_shown(project, damage, capsys):
+    made.run(project / "runs", "T1_custom_cnn", **damage)
+    made.run(project / "runs", "T2_resnet18")
+    text = Page(site.site(project / "runs")).text
+    assert re.search("T1_custom_cnn(/metrics.json is no record| cannot be shown)", text)
+    assert "Skipped: T1_custom_cnn" in capsys.readouterr().err
+
+
+def test_a_page_that_is_not_ours_is_not_overwritten(project):
+    folder = made.run(project / "runs", "T1_custom_cnn")
+    (folder / "T1_custom_cnn.html").write_text("my own")
+    with pytest.raises(CubsError, match="was not made by this library"):
+        site.page(folder / "T1_custom_cnn.ipynb")
+    assert (folder / "T1_custom_cnn.html").read_text() == "my own"
+
+
+def test_what_is_no_notebook_is_refused(tmp_path):
     with pytest.raises(CubsError, match=r"no notebook .*out\.ipynb"):
         site.page(tmp_path / "out.ipynb")
-    for text in ("{", "[]", '{"cells": 3}'):
+    odd = '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [%s]}'
+    output = '{"cell_type": "code", "source": "", "outputs": [%s]}'
+    for text in ("{", "[]", '{"cells": 3}', odd % "3", odd % '{"cell_type": "code"}',
+                 odd % (output % '{"output_type": "display_data"}')):  # fmt: skip
         (tmp_path / "out.ipynb").write_text(text)
         with pytest.raises(CubsError, match="is no notebook"):
             site.page(tmp_path / "out.ipynb")
-    assert (tmp_path / "out.html").read_text() == "old"
+    with pytest.raises(CubsError, match="no finished run"):
+        site.site(tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def hostile_cells():
+    texts, run = (*hostile.HTML, *hostile.MARKDOWN), hostile.RUN
+    cells = [v4.new_markdown_cell(text) for text in texts]
+    kinds = "text/html", "text/markdown"
+    outputs = [v4.new_output("display_data", {kind: text}) for text in texts for kind in kinds]
+    xmlns = "xmlns='http://www.w3.org/2000/svg'"
+    script = f"<svg {xmlns} onload='{run}'><script>{run}</script></svg>"
+    outputs += [
+        v4.new_output("display_data", {"application/javascript": run, "text/plain": "js"}),
+        v4.new_output("display_data", {"image/svg+xml": script}),
+        v4.new_output("display_data", {"image/png": "'><script>"}),
+        v4.new_output("stream", name="stdout", text=hostile.HTML[0]),
+        v4.new_output("error", ename="E", evalue="", traceback=[hostile.HTML[0]]),
+    ]
+    return [*cells, v4.new_code_cell(hostile.HTML[0], outputs=outputs)]
+
+
+def hostile_site(project):
+    """A site with a notebook, a name, a protocol and class names that are all hostile."""
+    (project / "secret.png").write_bytes(b"secret")
+    markup = {"protocol": hostile.HTML[0], "hardware": hostile.HTML[2]}
+    markup["versions"] = dict([hostile.HTML[:2]])
+    folder = made.run(project / "runs", hostile.NAME, **markup)
+    (folder / "secret.txt").write_text("secret")
+    (folder / "link.png").symlink_to("/etc/passwd")
+    notebook = folder / "T1_custom_cnn.ipynb"
+    cells = nbformat.read(notebook, as_version=4).cells
+    figure = made.png(folder / "figures/classes.png", f"'\"><script>{hostile.RUN}</script>")
+    made.save(notebook, *cells[:1], *hostile_cells(), cells[1], made.shown(figure))
+    (folder / "figures/classes.csv").write_text(f"{hostile.HTML[0]},{hostile.HTML[2]}\n1,2\n")
+    return site.site(project / "runs")
+
+
+def test_a_foreign_page_runs_and_loads_nothing(project):
+    index = hostile_site(project)
+    for path in index.parent.rglob("*.html"):
+        page = Page(path)
+        assert len(page.all("script")) == 1
+        (policy,) = [one["content"] for one in page.all("meta") if "http-equiv" in one]
+        assert policy.startswith("default-src 'none'; img-src data:;")
+        assert "'unsafe-eval'" not in policy
+        assert not {"iframe", "object", "embed", "form", "link", "base"} & {t for t, _ in page.tags}
+        for tag, attributes in page.tags:
+            assert not [name for name in attributes if name.startswith("on")], tag
+            assert re.match("data:image/", attributes.get("src", "data:image/"))
+            assert not re.match(r"(?i)\s*(javascript|vbscript|data:text/html|file)",
+                                attributes.get("href", ""))  # fmt: skip
+            assert "evil" not in attributes.get("style", "") + attributes.get("srcset", "")
+        ids = [one["id"] for _, one in page.tags if "id" in one]
+        assert len(ids) == len(set(ids))
+        text = path.read_text()
+        for stolen in (b"secret", b"root:x"):
+            assert base64.b64encode(stolen).decode()[:7] not in text
+
+
+def test_formulas_are_drawn_and_others_shown_as_they_are_written():
+    html = markdown.markdown("# a\n\n$$\\frac{1}{m}\n\\sum_{i} S_{ij}$$\n\n$\\nosuch<b>$ and `$5`")
+    assert r'alt="\frac{1}{m} \sum_{i} S_{ij}"' in html
+    assert 'src="data:image/svg+xml;base64,' in html
+    assert r"<code>\nosuch&lt;b&gt;</code>" in html
+    assert "<code>$5</code>" in html
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_formula_of_the_notebooks_can_be_drawn(notebook, monkeypatch):
+    drawn, real = [], markdown.formula
+    monkeypatch.setattr(markdown, "formula", lambda *given: drawn.append(real(*given)) or drawn[-1])
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            markdown.markdown(cell.source)
+    assert [html for html in drawn if "<img" not in html] == []
+
+
+def test_pictures_beside_and_attached_are_taken_in(tmp_path):
+    made.png(tmp_path / "beside.png")
+    attached = {"two.png": {"image/png": "QUJD"}}
+    source = "![one](beside.png) ![two](attachment:two.png) ![three](attachment:none.png)"
+    html = markdown.markdown(source, tmp_path, attached)
+    assert len(re.findall('src="data:image/png;base64,[A-Za-z0-9+/=]+"', html)) == 2
+    assert 'alt="three"' in html
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_hand_outs_lines_are_found_in_the_notebooks(notebook):
+    task = notebook.stem[:2]
+    page = blocks(nbformat.read(notebook, as_version=4), notebook)
+    found = [line for line in handout.evidence({task: page}) if line.task == task]
+    assert [line.asked for line in found if not line.place] == []
 
 
 def test_a_table_has_a_row_a_run_and_for_t4_one_a_stage(tmp_path):
-    found = [
-        _run(tmp_path, "T1_custom_cnn"),
-        _run(
-            tmp_path,
-            "T3_cubs_resnet18",
-            settings={"fashion": "serial_12", "epochs": 4},
-            dataset="sample",
-        ),
-        _run(tmp_path, "T4_retrieval", recall=RECALL, settings={"init_from": "random"}),
-    ]
-    first, third, *stages = table(found).rows
-    assert first["Data"] == "Tiny ImageNet: complete"
-    assert (first["Test top-1 %"], first["Val top-5 %"]) == ("25.0", "75.0")
-    assert (first["Parameters"], first["Minutes"], first["Seed"]) == ("1.23 M", "1.5", "3")
-    assert third["Data"].startswith("SAMPLE in place of Tiny ImageNet")
-    assert [row["Epochs"] for row in (first, third, *stages)] == ["2", "4", "2", "3"]
+    folders = [made.run(tmp_path, stem) for stem in made.STEMS.values()]
+    first, _, third, *stages = table([(one, finished.read(one)) for one in folders]).rows
+    assert (first["Test top-1 %"], first["Val top-1 %"]) == ("25.0", "50.0")
+    assert (first["Parameters"], first["Minutes"], first["Seed"]) == ("1.23 M", "1.5", "0")
+    assert third["Fashion"] == "serial_12"
     assert [row["Stage"] for row in stages] == ["classification", "embedding"]
-    assert [row["Recall @8 %"] for row in stages] == ["58.0", "33.0"]
-    assert {row["Weights from"] for row in stages} == {"random"}
+    assert list(first)[:3] == ["Task", "Stage", "Test top-1 %"]  # numbers first
 
 
 def test_a_table_reads_as_text_and_as_html():
-    found = Table([{"a": "1", "b": "", "c": "SAMPLE <x>"}, {"a": "22", "c": ""}])
-    assert str(found) == repr(found) == "a   c\n1   SAMPLE <x>\n22  –"
-    html = found._repr_html_()
+    one = Table([{"a": "1", "b": "", "c": "SAMPLE <x>"}, {"a": "22", "c": ""}])
+    assert str(one) == repr(one) == "a   c\n1   SAMPLE <x>\n22  –"
+    html = one._repr_html_()
     assert "<td><mark>SAMPLE</mark> &lt;x&gt;</td>" in html
     assert html.count("<tr>") == 3
     assert "b</th>" not in html
     assert str(Table([])) == ""
 
 
-def test_the_site_links_a_page_for_each_notebook_and_marks_the_sample(tmp_path):
-    _run(tmp_path, "T4_retrieval,margin=0.2", recall=RECALL, dataset="sample")
-    _run(tmp_path, "T1_custom_cnn,run_dir=<b>")[0].joinpath("T1_custom_cnn.ipynb").unlink()
-    (tmp_path / "T2_resnet18").mkdir()  # unfinished
-    index = site.site(tmp_path)
-    text = index.read_text()
-    assert index == tmp_path / "report" / "index.html"
-    links = {link["href"] for link in _Page(text).all("a")}
-    assert links == {"T4_retrieval%2Cmargin%3D0.2.html"}
-    assert "Notebook T4" in (index.parent / "T4_retrieval,margin=0.2.html").read_text()
-    assert text.count("<mark>SAMPLE</mark> in place of Cars196") == 2
-    assert "&lt;b&gt;" in text
-    assert "a CPU &lt;8&gt;" in text
-    assert "T2_resnet18" not in text
-    assert text.index("T1_custom") < text.index("T4_retrieval")
-    assert not re.search(r"https?://|<script", text)
+def test_sentences_hold_when_the_embedding_loses_and_without_arrays(tmp_path):
+    better = {"1": 0.9, "2": 0.9, "4": 0.9, "8": 0.9}
+    worse = dict.fromkeys(better, 0.1)
+    folder = made.run(
+        tmp_path, "T4_retrieval", recall={"classification": better, "embedding": worse}
+    )
+    assert "−80.0 points, more than two standard errors" in answer(read(folder))
+    (folder / "arrays.npz").unlink()
+    assert answer(read(folder)).endswith("second stage: −80.0 points.")
 
 
-def test_without_a_finished_run_there_is_no_site(tmp_path):
-    with pytest.raises(CubsError, match="no finished run"):
-        site.site(tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
+def test_only_runs_that_differ_in_the_seed_are_gathered(tmp_path):
+    asked = [{}, {"seed": 1}, {"seed": 2, "lr": 0.1}]
+    folders = [made.run(tmp_path, f"T1,{i}", asked=one) for i, one in enumerate(asked)]
+    (row,) = seeds([read(one) for one in folders])
+    assert (row["count"], row["seeds"], row["deviation"]) == (2, "0, 1", 0)
+
+
+def test_rounded_embeddings_are_scored_as_recall_is():
+    draw = np.random.default_rng(1)
+    labels = np.repeat(np.arange(12), 5)
+    labels[0] = 99  # alone in its class: a miss
+    rows = browser.quantise(draw.normal(size=(60, 16)) + labels[:, None] % 12 / 9)
+    assert np.abs(rows).max(1).tolist() == [127] * 60
+    found = browser.ranks(rows, labels)
+    exact = metrics.recall_at_k(torch.from_numpy(rows), torch.from_numpy(labels))
+    assert {k: (found < k).mean() for k in exact} == pytest.approx(exact, abs=1e-9)
+    assert found[0] == 60
+    assert (
+        browser.ranks(np.zeros((4, 3), np.int8), np.array([0, 0, 1, 1])) == 2
+    ).all()  # collapsed
+
+
+@pytest.mark.parametrize("missing", ["image", "arrays", "outside", "none"])
+def test_without_its_images_or_arrays_a_run_has_no_browser(project, cars_root, missing):
+    (project / "data").mkdir()
+    (project / "data/cars196").symlink_to(cars_root)
+    arrays = made.cars(cars_root)
+    if missing in ("image", "outside"):
+        arrays["names"][0] = "gone.jpg" if missing == "image" else "../../../../etc/passwd"
+    folder = made.run(project / "runs", "T4_retrieval", arrays=arrays)
+    if missing == "arrays":
+        (folder / "arrays.npz").write_bytes(b"PK")
+    index = site.site(project / "runs")
+    there = (index.parent / "browser/T4_retrieval.html").exists()
+    assert there == (missing == "none")
+    assert ("There is no browser of T4_retrieval's images" in Page(index).text) != there
+
+
+def test_a_digit_changed_in_the_record_is_found_when_the_page_is_made(project, cars_root):
+    (project / "data").mkdir()
+    (project / "data/cars196").symlink_to(cars_root)
+    folder = made.run(project / "runs", "T4_retrieval", arrays=made.cars(cars_root))
+    page = site.site(project / "runs").parent / "browser/T4_retrieval.html"
+    assert "to the last digit" in Page(page).text
+    record = json.loads((folder / "metrics.json").read_text())
+    record["recall"]["embedding"]["4"] += 1e-9
+    (folder / "metrics.json").write_text(json.dumps(record))
+    site.site(project / "runs")
+    assert "embedding, K 4: the record says" in Page(page).text

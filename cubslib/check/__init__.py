@@ -15,6 +15,10 @@
     TinyImageNet(root, split)[position]  (image, label): RGB (3, H, W), uint8 or float in [0, 1];
         split is train, val or test
     Cars196(root, split)[position]  the same; split is train or test, label the official one - 1
+
+Blocks get the parameters that `cubslib.check.known(block)` sets. Images come as the files hold
+them (`train` may be varied), Tiny ImageNet's classes are numbered from 0 by sorted wnid, and which
+tenth of the train images is `val` is free.
 """
 
 import argparse
@@ -29,7 +33,6 @@ from cubslib import CubsError
 from cubslib.check import held, oracles, process
 from cubslib.check.compare import Report, judge
 from cubslib.check.held import known
-from cubslib.disk import whole
 
 __all__ = ["check", "known", "main", "template"]
 
@@ -41,16 +44,12 @@ def check(name: str, thing) -> Report:
         name: the documented name that it stands for.
         thing: the class or function.
     """
-    found = held.outcomes(name, thing)
-    return Report([judge(name, found, held.remarks(name, thing, found))])
+    return Report([judge(name, *held.observed(name, thing))])
 
 
-block1, block2 = partial(check, "Block1"), partial(check, "Block2")
-parallel, serial_12 = partial(check, "parallel"), partial(check, "serial_12")
-serial_21, mine = partial(check, "serial_21"), partial(check, "mine")
-loss, recall = partial(check, "MultiSimilarityLoss"), partial(check, "recall_at_k")
-sampler, tiny_imagenet = partial(check, "class_balanced"), partial(check, "TinyImageNet")
-cars196 = partial(check, "Cars196")
+_checks = [partial(check, name) for name in held.INPUTS]
+block1, block2, parallel, serial_12, serial_21, mine = _checks[:6]
+loss, recall, sampler, tiny_imagenet, cars196 = _checks[6:]
 
 
 def template() -> str:
@@ -61,7 +60,7 @@ def template() -> str:
         if isinstance(node, ast.FunctionDef):
             said = node.body[:1] if ast.get_docstring(node) else []
             node.body = [*said, *ast.parse("raise NotImplementedError").body]
-    text = ast.unparse(tree).replace("(Images)", "").replace("\nclass", "\n\nclass")
+    text = ast.unparse(tree).replace("\nclass", "\n\nclass")
     return f'"""{__doc__}"""\n\nfrom torch import nn\n\n{text}\n'
 
 
@@ -73,38 +72,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--template", action="store_true", help="write the file, to be filled in")
     parser.add_argument("--csv", type=Path, help="write a table: a row a file, a column a name")
     parser.add_argument("--seconds", type=float, default=20.0, help="limit of time for a name")
-    parser.add_argument("--memory", type=float, default=4.0, help="limit of memory, in GiB")
     asked = parser.parse_args(arguments)
-    try:
-        if not asked.template:
-            return _check(asked)
-        if asked.path.exists():
-            raise CubsError(f"{asked.path} is there already: name a new file.")
-        with whole(asked.path) as part:
-            part.write_text(template())
-        return 0
-    except CubsError as error:
-        print(error, file=sys.stderr)
+    path, files = asked.path, sorted(asked.path.glob("*.py")) or [asked.path]
+    if asked.template and path.exists():
+        print(f"{path} is there already: name a new file.", file=sys.stderr)
         return 1
-
-
-def _check(asked) -> int:
-    files = sorted(asked.path.glob("*.py")) if asked.path.is_dir() else [asked.path]
-    if not files:
-        raise CubsError(f"{asked.path} holds no .py file: give a file, or a folder of them.")
-    rows = []
-    for file in files:
-        try:
-            report = process.check(file, asked.seconds, asked.memory)
-            unknown = {v.name: f"unknown: {v.said}" for v in report if v.state == "unknown"}
-            rows.append({v.name: "met" if v.state == "met" else v.said for v in report} | unknown)
-            print(f"{file.name}\n{report}", flush=True)
-        except CubsError as error:
-            rows.append({"whole file": str(error)})
-            print(error, file=sys.stderr, flush=True)
+    if asked.template:
+        path.write_text(template())
+        return 0
+    rows = [{"file": file.name} | _cells(file, asked.seconds) for file in files]
     if asked.csv:
-        with whole(asked.csv) as part, open(part, "w", newline="") as out:
+        with open(asked.csv, "w", newline="") as out:
             table = csv.DictWriter(out, ["file", *held.INPUTS, "whole file"])
             table.writeheader()
-            table.writerows({"file": f.name} | row for f, row in zip(files, rows, strict=True))
-    return int(any(cell != "met" for row in rows for cell in row.values()))
+            table.writerows(rows)
+    return int(any(cell != "met" for row in rows for cell in list(row.values())[1:]))
+
+
+def _cells(file, seconds):
+    """Check a file and print the report; return a name → its verdict, or what is wrong with all."""
+    try:
+        report = process.check(file, seconds)
+    except CubsError as error:
+        print(error, file=sys.stderr, flush=True)
+        return {"whole file": str(error)}
+    print(f"{file.name}\n{report}", flush=True)
+    return {verdict.name: verdict.said for verdict in report}

@@ -82,7 +82,7 @@ def mine(similarity, labels, margin):
         other = [j for j in range(count) if labels[j] != labels[i]]
         if not own or not other:
             continue
-        hard_own, hard_other = min([s[j] for j in own]), max([s[j] for j in other])
+        hard_own, hard_other = min(s[j] for j in own), max(s[j] for j in other)
         positive[i, [j for j in own if s[j] < hard_other + margin]] = True
         negative[i, [j for j in other if s[j] > hard_own - margin]] = True
     return positive, negative
@@ -98,7 +98,7 @@ class MultiSimilarityLoss(nn.Module):
     def forward(self, embeddings, labels):
         """Return the loss, a scalar, of embeddings (m, D) and labels (m,)."""
         unit = normalised(embeddings)
-        similarity = unit @ unit.T
+        similarity = unit @ unit.T  # (m, m)
         positive, negative = mine(similarity, labels, self.margin)
         total = 0
         for weight, kept in ((-self.alpha, positive), (self.beta, negative)):
@@ -139,42 +139,36 @@ def class_balanced(labels, batch_size, seed):
     return batches
 
 
-class Images:
-    """Items (path, label), read one by one: uint8 (3, H, W), int."""
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, position):
-        path, label = self.items[position]
+def read(items):
+    """Return items (path, label) with the images read: uint8 (3, H, W)."""
+    found = []
+    for path, label in items:
         pixels = np.array(Image.open(path).convert("RGB"))
-        return torch.from_numpy(pixels).permute(2, 0, 1), label
+        found.append((torch.from_numpy(pixels).permute(2, 0, 1), label))
+    return found
 
 
-class TinyImageNet(Images):
-    """Tiny ImageNet: `val` is every tenth official train image, `test` the official val."""
-
-    def __init__(self, root, split):
-        root = Path(root)
-        wnids = sorted((root / "wnids.txt").read_text().split())
-        rows = (root / "val" / "val_annotations.txt").read_text().splitlines()
-        test = [(root / "val" / "images" / row.split()[0], row.split()[1]) for row in rows]
-        train = [(p, w) for w in wnids for p in sorted((root / "train" / w / "images").iterdir())]
-        val = train[9::10]
-        train = [item for item in train if item not in val]
-        items = {"train": train, "val": val, "test": test}[split]
-        self.items = [(path, wnids.index(wnid)) for path, wnid in items]
+def TinyImageNet(root, split):
+    """Return the items: of the official train images every tenth is `val`; `test` is their val."""
+    root = Path(root)
+    wnids = sorted((root / "wnids.txt").read_text().split())
+    rows = [row.split() for row in (root / "val/val_annotations.txt").read_text().splitlines()]
+    test = [(root / "val/images" / name, wnid) for name, wnid, *_ in rows]
+    train = [(p, w) for w in wnids for p in sorted((root / "train" / w / "images").iterdir())]
+    val = train[9::10]
+    train = [item for item in train if item not in val]
+    items = {"train": train, "val": val, "test": test}[split]
+    return read([(path, wnids.index(wnid)) for path, wnid in items])
 
 
-class Cars196(Images):
-    """Cars196: of both official halves classes 1–98 are `train`, 99–196 `test`; labels from 0."""
-
-    def __init__(self, root, split):
-        halves = {"cars_train": "devkit/cars_train_annos.mat",
-                  "cars_test": "cars_test_annos_withlabels.mat"}  # fmt: skip
-        self.items = []
-        for half, name in halves.items():
-            for row in loadmat(Path(root) / name, squeeze_me=True)["annotations"]:
-                label = int(row["class"]) - 1
-                if (label < 98) == (split == "train"):
-                    self.items.append((Path(root) / half / str(row["fname"]), label))
+def Cars196(root, split):
+    """Return the items of both official halves: of classes 1–98 `train`, 99–196 `test`."""
+    halves = {"cars_train": "devkit/cars_train_annos.mat",
+              "cars_test": "cars_test_annos_withlabels.mat"}  # fmt: skip
+    items = []
+    for half, name in halves.items():
+        for row in loadmat(Path(root) / name, squeeze_me=True)["annotations"]:
+            label = int(row["class"]) - 1
+            if (label < 98) == (split == "train"):
+                items.append((Path(root) / half / str(row["fname"]), label))
+    return read(items)

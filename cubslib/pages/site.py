@@ -1,167 +1,121 @@
-"""Finished runs → pages to hand in: one for each notebook, and an index with a table over T1–T4.
+"""Finished runs → a site to hand in: a page for each run, a browser for T4, and an index of all."""
 
-A page needs nothing but its own file: figures, style and formulas are inside it.
-"""
-
-import base64
 import re
-from html import escape
-from io import BytesIO
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
-import nbformat
-from jinja2 import pass_context
-from jinja2.runtime import Context
-from matplotlib import rc_context
-from matplotlib.font_manager import FontProperties
-from matplotlib.mathtext import math_to_image
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from traitlets.config import Config
-
-from cubslib import CubsError
-from cubslib.disk import whole
-from cubslib.pages.table import SAMPLE, table
+from cubslib import CubsError, machine
+from cubslib.pages import browser, entries, index, markup, notebook
+from cubslib.pages.entries import Entry
+from cubslib.pages.page import Shown, figures, page, shows, write
 from cubslib.runs import finished
+from cubslib.runs.parameters import TASKS
 
-STYLE = """
-body { font: 16px/1.6 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 0 }
-main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem }
-.text_cell_render p, .text_cell_render li { max-width: 62rem }
-main.index { max-width: 110rem }
-.index p { max-width: 62rem }
-h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em }
-h2 { border-bottom: 1px solid #d1d9e0 }
-a { color: #0059a3 }
-a.anchor-link { display: none }
-img { max-width: 100%; height: auto }
-img.display { display: block; margin: 1rem auto }
-pre { font: .85rem/1.45 ui-monospace, Consolas, monospace; overflow-x: auto; margin: .6em 0 }
-.input pre, .text_cell pre, .output_stderr pre { padding: .6rem .9rem; background: #f6f8fa }
-.output_stderr pre { background: #fff4e0 }
-.output_html, .output_markdown, .text_cell_render, .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85rem; line-height: 1.4; margin: 1rem 0 }
-th, td { padding: .35rem .5rem; border-bottom: 1px solid #d1d9e0; text-align: left }
-th { border-bottom: 2px solid #59636e; vertical-align: bottom }
-td { vertical-align: top; font-variant-numeric: tabular-nums }
-mark { background: #ffd33d; color: #000; font-weight: bold; padding: 0 .35em }
-"""
-# nbconvert's `classic`, which keeps the figures' alt text, without its style and scripts
-NOTEBOOK = """{% extends "classic/index.html.j2" %}
-{% block html_head_js %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block notebook_css %}<style>{{ resources.house_style }}</style>{% endblock %}
-"""
+__all__ = ["page", "site"]
 
 
-def page(notebook: Path, html: Path | None = None) -> Path:
-    """Write the executed `notebook` as one HTML file, `html` or beside it; return where it is.
+def site(root: Path, names: tuple[str, ...] = (), data_root: Path | None = None) -> Path:
+    """Write `root`/report: a page for each finished run, a browser, the index; return the index.
+
+    Args:
+        root: the folder of the runs.
+        names: the runs to show; none for all.
+        data_root: the folder of the data sets, from which the browser's pictures come; None for
+            the project's `data`.
 
     Raises:
-        CubsError: there is no such notebook, or it is none.
+        CubsError: no run under `root` is finished, or a named one is not.
     """
-    notebook = Path(notebook)
-    html = Path(html or notebook.with_suffix(".html"))
-    try:
-        content = nbformat.read(notebook, as_version=4)
-    except OSError:
-        raise CubsError(f"There is no notebook {notebook}: name one that was run.") from None
-    except Exception as error:  # many kinds for what is no notebook
-        raise CubsError(f"{notebook} is no notebook: run it again to write it anew.") from error
-    content.metadata["title"] = _title(content) or notebook.stem
-    content.metadata.pop("widgets", None)  # a page without scripts shows their text
-    exporter = HTMLExporter(
-        template_name="classic",
-        raw_template=NOTEBOOK,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        filters={"markdown2html": _markdown},
-        config=Config(CSSHTMLHeaderPreprocessor={"style": "default"}),
-    )
-    resources = {"house_style": STYLE, "metadata": {"path": str(notebook.parent)}}
-    with whole(html) as draft:
-        draft.write_text(exporter.from_notebook_node(content, resources)[0], encoding="utf-8")
-    return html
-
-
-def site(root: Path) -> Path:
-    """Write `root`/report, a page for each finished run's notebook and the index; return the index.
-
-    Raises:
-        CubsError: no run under `root` is finished.
-    """
-    found = sorted(finished.find(Path(root)), key=lambda run: run[1]["task"])
+    root = Path(root)
+    found, skipped = _entries(root, names)
     if not found:
         raise CubsError(f"{root} holds no finished run: `python -m cubslib run T4` makes one.")
-    folder, links = Path(root) / "report", {}
-    for run, _ in found:
-        for notebook in run.glob("T*.ipynb"):
-            links[run.name] = quote(page(notebook, folder / f"{run.name}.html").name)
-    with whole(folder / "index.html") as draft:
-        draft.write_text(_index(table(found).html(links)), encoding="utf-8")
-    return folder / "index.html"
+    folder = root / "report"
+    executed = _executed(root)
+    runs = [_run(entry, aside, executed) for entry, aside in found]
+    browsed, remarks = _browser(runs, folder, data_root or machine.project_root() / "data")
+    written = {folder / "browser" / f"{name}.html" for name in browsed}
+    for i, run in enumerate(runs):
+        around = {"previous": _link(runs[i - 1]) if i else None,
+                  "next": _link(runs[i + 1]) if i + 1 < len(runs) else None}  # fmt: skip
+        here = folder / "runs" / f"{run.entry.name}.html"
+        look = f"../browser/{quote(here.name)}" if run.entry.name in browsed else ""
+        written.add(write(here, run.entry, run.notebook, run.figures, look, around))
+    front = index.write(folder / "index.html", runs, browsed, skipped, remarks)
+    for old in folder.rglob("*.html"):
+        if old not in written and old != front and markup.is_ours(old):
+            old.unlink()  # of a run that is gone
+    return front
 
 
-def _index(results: str) -> str:
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Recognition and retrieval: results</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main class="index">
-<h1>Recognition and retrieval: results</h1>
-<p>T1 to T3 name the object in a photograph; T4 finds other photographs of the same car model. Val
-chose the weights where there is one; test was read once, after that. Recall@K, on classes never
-trained on, is the share of images with one of their own class among their K nearest others. A run's
-name leads to its notebook. <mark>{SAMPLE}</mark> marks small data sets of drawn pictures: such a
-run shows that everything works, and says nothing about photographs.</p>
-<div class="scroll">{results}</div>
-</main>
-</body>
-</html>
-"""
+def _entries(root: Path, names: tuple[str, ...]) -> tuple[list[tuple[Entry, str]], list[str]]:
+    """Return the runs to show, by task and order, those set aside last; and what is left out."""
+    paths = sorted(root.glob("*/metrics.json"))
+    names = names or tuple(path.parent.name for path in paths)
+    missing = set(names) - {path.parent.name for path in paths}
+    if missing:
+        raise CubsError(f"{min(missing)} is no finished run under {root}: name one that is.")
+    found, skipped = [], []
+    for folder in (path.parent for path in paths if path.parent.name in names):
+        aside = re.fullmatch(r"(.+)~(\d+)", folder.name)
+        number = aside[2] if aside and (root / aside[1]).exists() else ""
+        try:
+            found.append((entries.entry(folder, finished.read(folder)), number))
+        except CubsError as error:
+            skipped.append(str(error))
+    for line in skipped:
+        print(f"Skipped: {line}", file=sys.stderr)
+    return sorted(found, key=lambda one: (one[0].task, bool(one[1]), one[0].order)), skipped
 
 
-def _title(content: nbformat.NotebookNode) -> str:
-    text = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
-    found = re.search(r"^#+ +(.+?)\s*$", text, re.MULTILINE)
-    return re.sub(r"[*_`$]", "", found[1]) if found else ""
+def _executed(root: Path) -> list[tuple[Path, object, set[str]]]:
+    """Return the notebooks at hand that show pictures, newest first: path, content, digests."""
+    project = machine.project_root()
+    paths = {*root.glob("*/*.ipynb"), *project.glob("*.ipynb"), *project.glob("notebooks/*.ipynb"),
+             *root.parent.glob("*.ipynb"), *root.parent.glob("notebooks/*.ipynb")}  # fmt: skip
+    found = []
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            content = notebook.read(path)
+            digests = notebook.pictures(content)
+        except (CubsError, AttributeError, TypeError):
+            continue
+        if digests:
+            found.append((path, content, digests))
+    return found
 
 
-@pass_context
-def _markdown(context: Context, source: str) -> str:
-    """Turn Markdown into HTML with its pictures inside."""
-    path = context["resources"]["metadata"]["path"]
-    attachments = context["cell"].get("attachments")
-    renderer = _Renderer(escape=False, embed_images=True, attachments=attachments, path=path)
-    return MarkdownWithMath(renderer).render(source)
+def _run(entry: Entry, aside: str, executed: list) -> Shown:
+    """Find a run's notebook: in its folder, else the newest that shows all of its pictures."""
+    stem = TASKS[entry.task].notebook
+    inside = [one for one in executed if one[0].parent == entry.folder and one[0].stem == stem]
+    elsewhere = [one for one in executed if shows(one[2], entry.folder)]
+    shown = None
+    for path, content, _ in [*inside, *elsewhere]:
+        try:
+            shown = notebook.blocks(content, path, entry.folder / "figures")
+            break
+        except CubsError as error:
+            print(f"Skipped: {error}", file=sys.stderr)
+    address = f"runs/{quote(entry.name)}.html"
+    return Shown(entry, shown, figures(entry.folder), address, aside)
 
 
-class _Renderer(IPythonRenderer):
-    """Draws the formulas, which otherwise wait for a script from the network."""
-
-    def inline_math(self, body: str) -> str:
-        return _formula(body, "tex")
-
-    def block_math(self, body: str) -> str:
-        return _formula(body, "tex display")
+def _link(run: Shown) -> dict[str, str]:
+    return {"name": run.entry.name, "address": f"{quote(run.entry.name)}.html"}
 
 
-def _formula(tex: str, kind: str) -> str:
-    """Draw the TeX that matplotlib knows, its source as alt text; show the source of other TeX."""
-    tex, picture = " ".join(tex.split()), BytesIO()
+def _browser(runs: list[Shown], folder: Path, data_root: Path) -> tuple[set[str], list[str]]:
+    """Write the browser of the run that heads T4; return its name, or why there is none."""
+    head = index.heads(runs).get("T4")
+    if head is None:
+        return set(), []
+    name = TASKS["T4"].data
+    data = data_root / "sample" / name if head.entry.sample else data_root / name
+    path = folder / "browser" / f"{head.entry.name}.html"
     try:
-        with rc_context({"mathtext.fontset": "cm"}):
-            size = FontProperties(size=13)
-            depth = math_to_image(f"${tex}$", picture, prop=size, format="svg")
-    except ValueError:
-        return f"<code>{escape(tex)}</code>"
-    data = base64.b64encode(picture.getvalue()).decode()
-    look = f'class="{kind}" style="vertical-align: -{depth}pt" alt="{escape(tex)}"'
-    return f'<img {look} src="data:image/svg+xml;base64,{data}">'
+        browser.browser(head.entry, data, path, f"../{head.address}")
+    except CubsError as error:
+        return set(), [f"There is no browser of {head.entry.name}'s images: {error}"]
+    return {head.entry.name}, []

@@ -10,10 +10,9 @@ from textwrap import wrap
 
 SAMPLE = "SAMPLE"
 COLUMNS = (
-    *("Task", "Run", "Data", "Fashion", "Stage", "Epochs"),
-    *("Val top-1 %", "Val top-5 %", "Test top-1 %", "Test top-5 %"),
+    *("Task", "Stage", "Test top-1 %", "Test top-5 %", "Val top-1 %"),
     *("Recall @1 %", "Recall @2 %", "Recall @4 %", "Recall @8 %"),
-    *("Weights from", "Parameters", "Minutes", "Hardware", "Seed"),
+    *("Data", "Run", "Fashion", "Weights from", "Epochs", "Minutes", "Parameters", "Seed"),
 )
 
 
@@ -33,12 +32,13 @@ class Table:
         names = [name for name in names if any(row[name] for row in text)]
         return [names, *([row[name] or "–" for name in names] for row in text)]
 
-    def html(self, links: Mapping[str, str] | None = None) -> str:
-        """Return the table as HTML; `links` are the addresses that a cell's text leads to."""
+    def html(self) -> str:
+        """Return the table as HTML."""
         names, *rows = self.grid()
-        lines = ["".join(f'<th scope="col">{escape(name)}</th>' for name in names)]
-        lines += ["".join(f"<td>{_cell(cell, links or {})}</td>" for cell in row) for row in rows]
-        return "<table>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+        lines = ["".join(f"<td>{_cell(cell)}</td>" for cell in row) for row in rows]
+        body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
     def __str__(self) -> str:
         """Return the table as text, its cells broken at spaces after 18 characters."""
@@ -86,7 +86,6 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
         "Weights from": settings.get("init_from", ""),
         "Parameters": f"{record['num_parameters'] / 1e6:.2f} M",
         "Minutes": f"{record['seconds'] / 60:.1f}",
-        "Hardware": record["hardware"],
         "Seed": str(record["seed"]),
     }
     path = folder / "history.csv"
@@ -95,11 +94,12 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     if record["task"] == "T4":
         stages = record["recall"]
         return [row | _recalls(record, stage) | {"Epochs": last.get(stage, "")} for stage in stages]
-    return [row | _accuracies(record) | {"Epochs": last.get(fashion or "classification", "")}]
+    epochs = last.get(fashion, last.get("classification", ""))
+    return [row | _accuracies(record) | {"Epochs": epochs}]
 
 
 def _accuracies(record: dict) -> dict[str, str]:
-    places = [(split, k) for split in ("val", "test") for k in (1, 5)]
+    places = ("test", 1), ("test", 5), ("val", 1)
     return {f"{split.title()} top-{k} %": _percent(record[split][f"top{k}"]) for split, k in places}
 
 
@@ -112,8 +112,6 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def _cell(text: str, links: Mapping[str, str]) -> str:
+def _cell(text: str) -> str:
     shown = re.sub(r",(?=[^\s\d])", ",<wbr>", escape(text))  # runs have long names
-    if text in links:
-        return f'<a href="{links[text]}">{shown}</a>'
     return re.sub(rf"^{SAMPLE}\b", f"<mark>{SAMPLE}</mark>", shown)
