@@ -28,6 +28,7 @@ def write(folder, task="T1", minute=0, **settled):
         "seed": settled["seed"], "settings": settled,
         "finished": f"2026-01-01T00:{minute:02}:00+00:00", "hardware": "a CPU",
         "num_parameters": 10, "seconds": 1.0, "val": {"top1": 0.5, "top5": 1.0},
+        "versions": {"torch": "2.10"}, "data_fingerprint": settled["data_fingerprint"],
         "test": {"top1": 0.5, "top5": 1.0},
     }  # fmt: skip
     (folder / "checkpoints").mkdir(parents=True)

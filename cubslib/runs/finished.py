@@ -13,8 +13,14 @@ from cubslib.runs.parameters import TASKS, differences
 
 SCHEMA = 2
 KINDS = {
-    **{name: str for name in ("dataset", "protocol", "finished", "hardware")},
-    **{"settings": dict, "seed": int, "num_parameters": int, "seconds": int | float},
+    **{name: str for name in ("dataset", "protocol", "finished", "hardware", "data_fingerprint")},
+    **{
+        "settings": dict,
+        "versions": dict,
+        "seed": int,
+        "num_parameters": int,
+        "seconds": int | float,
+    },
 }
 REMARKED = ("seed", "lr", "batch_size", "sources")  # may differ between runs that are compared
 

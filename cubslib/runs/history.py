@@ -31,7 +31,10 @@ def from_csv(text: str) -> list[dict]:
     def parsed(name: str, value: str):
         return value if name == "fit" else int(value) if value.isdigit() else float(value)
 
-    rows = list(csv.DictReader(io.StringIO(text)))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise ValueError(f"no table: {error}") from error
     whole = all(None not in row and None not in row.values() for row in rows)
     if not whole or not all(row.get("fit") and row.get("epoch") for row in rows):
         raise ValueError("a row has more or fewer cells than the first line, or no fit or epoch")

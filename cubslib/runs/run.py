@@ -1,6 +1,5 @@
 """An open run: the only writer of its folder; what was asked is checked before anything is done."""
 
-import csv
 import json
 import logging
 import os
@@ -131,7 +130,7 @@ class Run:
         path = self.folder / "history.csv"
         try:
             return from_csv(path.read_text()) if path.exists() else []
-        except (ValueError, OSError, csv.Error):
+        except (ValueError, OSError):
             raise CubsError(f"{self.folder.name}/history.csv cannot be read: restore it, or ask "
                             "for restart=True.") from None  # fmt: skip
 
