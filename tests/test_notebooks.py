@@ -187,6 +187,6 @@ def test_papermill_refuses_in_a_sentence(root, more, sentence):
 def test_site_has_a_row_a_run_and_a_page_a_notebook(root):
     index = site.site(root / "runs").read_text()
     for task in ("T1", "T2", "T3"):
-        assert f'href="{STEMS[task]}.html"' in index
-        assert (root / "runs" / "report" / f"{STEMS[task]}.html").exists()
+        assert f'href="runs/{STEMS[task]}.html"' in index
+        assert (root / "runs" / "report" / "runs" / f"{STEMS[task]}.html").exists()
     assert index.count(STEMS["T4"]) >= 2  # a row a stage
