@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cubslib.attention import self_similarity
 
 FASHIONS = ("parallel", "serial_12", "serial_21")
-# Where the gates start: σ(2) = 0.88, with a slope of 0.10; at 5 the slope is 0.007, no gradient
-# reaches the attention and the gates stay constants. T2's weights want 5 (`gate_bias`).
+# Where the gates start: σ(2) = 0.88, with a slope of 0.10; at 5 the slope is 0.007, so little
+# gradient reaches the attention that the gates stay constants. T2's weights want 5 (`gate_bias`).
 GATE_BIAS = 2.0
 
 
@@ -83,9 +83,9 @@ class CubsAttention(nn.Module):
     """Both blocks, joined in one of the three fashions.
 
     `parallel` is block 1 of x plus block 2 of x, `serial_12` block 1 then block 2, `serial_21`
-    block 2 then block 1. All start near the identity: in series both gates near 1, in parallel
-    the first near 1 and the second near 0 (block 1 adds g ≥ 0 inside its gate, so only this
-    pairing sums to one).
+    block 2 then block 1. All start towards the identity: in series both gates towards 1, in
+    parallel the first towards 1 and the second towards 0 (block 1 adds g ≥ 0 inside its gate, so
+    only this pairing sums to one).
 
     Args:
         channels: C.

@@ -127,8 +127,9 @@ def attended(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def gate_statistics(model: nn.Module, images: Tensor) -> list[dict[str, object]]:
     """Return a row a CUBS block: what its gate does, and what attention does to its gate.
 
-    `by attention` is the standard deviation, over images and channels or places, of the gate's
-    change when attention's output is replaced by its mean: under 0.01 the gate does not attend.
+    Two columns are standard deviations, over images and channels or places, of the gate's change:
+    `by attention` when attention's output is replaced by its mean over images (and places);
+    `by comparing` when its softmax is replaced by equal weights, so that q and k do nothing.
 
     Args:
         model: a `cubs_resnet18`, judged in eval mode.
@@ -139,11 +140,13 @@ def gate_statistics(model: nn.Module, images: Tensor) -> list[dict[str, object]]
         channel = isinstance(block, CubsBlock1)
         gate = block.gate(x).float().flatten(1)  # (B, C) or (B, H·W)
         _, attention = attended(block, x)
-        if channel:  # its mean over images goes through the rest of the block
-            mean = attention.mean(0, keepdim=True)
-            without = torch.sigmoid(block.project(mean) + x.mean((2, 3)))
-        else:
-            without = torch.sigmoid(attention.mean())
+        source = x.mean((2, 3)) if channel else x
+        equal = block.value(source).flatten(1).float().mean(1, keepdim=True).expand_as(attention)
+        mean = attention.mean(0, keepdim=True) if channel else attention.mean()
+
+        def gated(s: Tensor, block=block, x=x, channel=channel) -> Tensor:
+            return torch.sigmoid(block.project(s) + x.mean((2, 3)) if channel else s)
+
         rows.append(
             {
                 "after": name,
@@ -151,7 +154,8 @@ def gate_statistics(model: nn.Module, images: Tensor) -> list[dict[str, object]]
                 "mean": f"{gate.mean():.3f}",
                 "over images": f"{gate.std(0).mean():.3f}",
                 "over channels or places": f"{gate.std(1).mean() if gate.shape[1] > 1 else 0:.3f}",
-                "by attention": f"{(gate - without).std():.3f}",
+                "by attention": f"{(gate - gated(mean)).std():.3f}",
+                "by comparing": f"{(gate - gated(equal)).std():.3f}",
             }
         )
     return rows

@@ -13,6 +13,7 @@ import torch
 from cubslib import CubsError
 from cubslib.disk import fingerprint
 
+CODE = Path(__file__).parent
 PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 # The modules that a fit or a score runs through.
 USED = (
@@ -69,7 +70,7 @@ def versions() -> dict[str, str]:
 
 
 def checkout() -> dict[str, object]:
-    """Return `commit`, its first 12 digits, and `dirty`, whether a tracked file was changed.
+    """Return the library's `commit`, 12 digits, and `dirty`, whether a tracked file was changed.
 
     Outside a git checkout the commit is empty and nothing is dirty.
     """
@@ -80,7 +81,7 @@ def checkout() -> dict[str, object]:
 def _git(*arguments: str) -> str:
     command = ["git", *arguments]
     try:
-        answer = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+        answer = subprocess.run(command, cwd=CODE, capture_output=True, text=True)
     except OSError:
         return ""
     return answer.stdout.strip()
@@ -91,8 +92,7 @@ def sources() -> dict[str, str]:
 
     Comments and docstrings do not enter.
     """
-    folder = Path(__file__).parent
-    return {name: fingerprint(_code((folder / f"{name}.py").read_text())) for name in USED}
+    return {name: fingerprint(_code((CODE / f"{name}.py").read_text())) for name in USED}
 
 
 def _code(text: str) -> str:

@@ -216,11 +216,13 @@ def load(run_dir: str | Path) -> nn.Module:
     return model.eval()
 
 
-def initialise(run: Run, model: nn.Module) -> None:
+def initialise(run: Run, model: nn.Module) -> bool:
     """Give `model` the weights that T4 begins from; its last layer keeps its own.
 
-    Nothing is done where the run begins from random weights. A run that has a checkpoint of its
-    own goes on without these.
+    A run that has a checkpoint of its own goes on without these.
+
+    Returns:
+        Whether `model` has the weights that the run began from, which may be random ones.
 
     Raises:
         CubsError: the checkpoint is gone or another than the run began from, or does not fit.
@@ -228,9 +230,11 @@ def initialise(run: Run, model: nn.Module) -> None:
     path = settle.first_weights(run.folder, run.asked, run.resolved)
     begun = run.finished or run.checkpoint("classification", "last").exists()
     if path is None or (begun and not path.exists()):
-        return
+        return path is None
     saved = finished.checkpoint(path)["state_dict"]
-    if not begun and fingerprint(path.read_bytes()) != run["init_fingerprint"]:
+    if fingerprint(path.read_bytes()) != run["init_fingerprint"]:
+        if begun:
+            return False
         raise CubsError(
             f"{path} is not what {run.folder.name} began from: restore it, or ask for restart=True."
         )
@@ -241,6 +245,7 @@ def initialise(run: Run, model: nn.Module) -> None:
     if own - saved.keys():
         raise CubsError(f"{path} is a checkpoint of another network: give one of ResNet-18.")
     load_state(model, saved, path, strict=False)
+    return True
 
 
 def reported(run: Run, name: str, model: nn.Module) -> nn.Module:

@@ -175,7 +175,7 @@ def answer(found: Entry) -> str:
         f"Of {found.images:,} test images of {found.classes} classes" if found.images else "On test"
     )
     if found.task != "T4":
-        return f"{of}, {percent(found.headline)} are named rightly at the first guess{sure}."
+        return f"{of}, {percent(found.headline)} are classified correctly{sure}."
     before = found.record["recall"]["classification"]["1"]
     change = 100 * (found.headline - before)
     text = (

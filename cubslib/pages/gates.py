@@ -28,9 +28,9 @@ def positions(run: Run) -> Markdown:
     name, maps = next(iter(spatial.items()))
     titles = [f"image {i + 1}" for i in range(len(shown))]
     plots.show(pictures.gate_maps(shown, maps, titles), run.figure("gate_maps"))
-    return Markdown(f"After {name} the gates of these places lie between {maps.min():.2f} and "
-                    f"{maps.max():.2f}: a place that is held back most keeps {maps.min():.0%} of "
-                    "its signal.")  # fmt: skip
+    return Markdown(
+        f"After {name} the gates of these places lie between {maps.min():.3f} and {maps.max():.3f}."
+    )
 
 
 def channels(run: Run) -> Markdown:

@@ -3,6 +3,10 @@
 Every function returns Markdown, or a table, that a notebook displays.
 """
 
+import contextlib
+
+import numpy as np
+import torch
 from IPython.display import Markdown
 
 from cubslib import machine, metrics
@@ -24,7 +28,7 @@ def banner(run: Run) -> Markdown:
             "# ⚠ SAMPLE DATA\n**Everything on this page is made from pictures drawn by the "
             "library. It shows that the code runs; no number here is a result.**"
         )
-    elif run.task == "T4":
+    elif run["title"] == "Cars196":
         text += (
             " Cars196 holds byte-identical photographs under two different labels "
             "(near-twin models)."
@@ -127,9 +131,9 @@ def against(run: Run, task: str) -> Markdown:
     other, why = run.earlier(task)
     if other is None:
         return Markdown(why)
-    scores = [record["test"]["top1"] for record in (run.record, other.record)]
-    gain = scores[0] - scores[1]
-    error = (sum(top1 * (1 - top1) for top1 in scores) / len(run.test)) ** 0.5
+    arrays = finished.arrays(other.folder)
+    gain, error = _paired(*(hits["logits"].argmax(1) == hits["labels"] for hits in
+                            (run.arrays, arrays)))  # fmt: skip
     clear = "more" if abs(gain) > 2 * error else "no more"
     text = (
         f"Against {task} (`{other.folder.name}`) that is **{100 * gain:+.1f} points**, {clear} "
@@ -152,8 +156,9 @@ def half_way(run: Run, task: str) -> Markdown:
     told = [f"This network had half of its final val top-1 {_half(run.history(), fit)}"]
     other, _ = run.earlier(task)
     if other is not None:
-        history = from_csv((other.folder / "history.csv").read_text())
-        told.append(f"that of {task} {_half(history, history[-1]['fit'])}")
+        with contextlib.suppress(OSError, ValueError):  # a history that is gone stops no page
+            history = from_csv((other.folder / "history.csv").read_text())
+            told.append(f"that of {task} {_half(history, history[-1]['fit'])}")
     return Markdown(", ".join(told) + ".")
 
 
@@ -161,6 +166,12 @@ def _half(history: list[dict], fit: str) -> str:
     scores = [row["val_top1"] for row in history if row["fit"] == fit]
     epoch = next(i for i, score in enumerate(scores, 1) if score >= scores[-1] / 2)
     return f"after {epoch} of {len(scores)} epochs"
+
+
+def _paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Return the difference of two shares of hits on the same images (N,), and its error."""
+    difference = one.astype(float) - other.astype(float)
+    return difference.mean().item(), difference.std().item() / len(difference) ** 0.5
 
 
 def fashions(run: Run) -> Markdown:
@@ -187,7 +198,12 @@ def retrieval(run: Run) -> Markdown:
     recall = run.record["recall"]
     before, after = (recall[stage]["1"] for stage in ("classification", "embedding"))
     count = len(run.test)
-    error = ((before * (1 - before) + after * (1 - after)) / count) ** 0.5
+    hits = [
+        metrics.nearer_negatives(torch.from_numpy(run.arrays[f"embeddings_{stage}"]),
+                                 run.test.labels).numpy() < 1
+        for stage in ("embedding", "classification")
+    ]  # fmt: skip
+    _, error = _paired(*hits)
     change = (
         f"gains {100 * (after - before):.1f}"
         if after >= before

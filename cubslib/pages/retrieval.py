@@ -27,7 +27,7 @@ def recalls(run: Run) -> Markdown:
 def seen_and_unseen(run: Run) -> Table:
     """Tabulate Recall@1 of both stages on classes trained on and on unseen ones.
 
-    Both on the same number of images a class, the first ones, so that they can be compared.
+    Both on the same number of images a class, the first ones; chance stands beside each.
     """
     rows = []
     for stage in STAGES:
@@ -66,11 +66,12 @@ def similarities(run: Run) -> Markdown:
 
 
 def mined(run: Run, stage: str) -> Table:
-    """Tabulate which pairs of one training batch the rule keeps at other margins, and the loss.
+    """Tabulate which pairs of a batch the rule keeps at other margins, and the loss.
 
     Args:
-        run: the batch is the second stage's first, its embeddings those after `stage`.
-        stage: `classification`, where the second stage begins, or `embedding`, where it ends.
+        run: the batch is drawn as the second stage draws its own, but from the first images of
+            each training class, not augmented.
+        stage: whose embeddings are compared, `classification` or `embedding`.
     """
     embeddings, labels = _gallery(run, stage, True)
     batch = class_balanced(labels, run.recipe("embedding").batch_size, run.seed, "embedding", 0)[0]

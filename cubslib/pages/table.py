@@ -1,12 +1,13 @@
 """Rows of values as a table: HTML in a notebook and a page, plain text in a terminal."""
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from textwrap import wrap
+
+from cubslib.runs.history import from_csv
 
 SAMPLE = "SAMPLE"
 COLUMNS = (
@@ -85,17 +86,28 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
         "Fashion": fashion,
         "Weights from": settings.get("init_from", ""),
         "Parameters": f"{record['num_parameters'] / 1e6:.2f} M",
-        "Minutes": f"{record['seconds'] / 60:.1f}",
         "Seed": str(record["seed"]),
     }
-    path = folder / "history.csv"
-    lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-    last = {line.get("fit"): line.get("epoch") or "" for line in csv.DictReader(lines)}
+    by_fit = _epochs_and_minutes(folder)
+    none = {"Epochs": "", "Minutes": ""}
     if record["task"] == "T4":
         stages = record["recall"]
-        return [row | _recalls(record, stage) | {"Epochs": last.get(stage, "")} for stage in stages]
-    epochs = last.get(fashion, last.get("classification", ""))
-    return [row | _accuracies(record) | {"Epochs": epochs}]
+        return [row | _recalls(record, stage) | by_fit.get(stage, none) for stage in stages]
+    return [row | _accuracies(record) | by_fit.get(fashion or "classification", none)]
+
+
+def _epochs_and_minutes(folder: Path) -> dict[str, dict[str, str]]:
+    """Return each fit's epochs and minutes of training; nothing where the history is gone."""
+    try:
+        rows = from_csv((folder / "history.csv").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for fit in dict.fromkeys(row["fit"] for row in rows):
+        own = [row for row in rows if row["fit"] == fit]
+        minutes = sum(row.get("seconds", 0) for row in own) / 60
+        found[fit] = {"Epochs": str(len(own)), "Minutes": f"{minutes:.1f}"}
+    return found
 
 
 def _accuracies(record: dict) -> dict[str, str]:

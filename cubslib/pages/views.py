@@ -11,7 +11,7 @@ import torch
 from IPython.display import Code, Markdown
 from torch import nn
 
-from cubslib import inside, metrics, scoring
+from cubslib import inside, machine, metrics, scoring
 from cubslib.augment import Augmentation, augment, draws, prepare, restore
 from cubslib.pages import pictures, plots
 from cubslib.pages.table import Table
@@ -21,8 +21,10 @@ from cubslib.training import over, size_at
 GRID = 16  # images
 
 
-def source(thing) -> Code:
-    """Show the source of a class or function of the library."""
+def source(thing) -> Code | Markdown:
+    """Show the source of a class or function of the library, as this process runs it."""
+    if machine.sources() != machine.IMPORTED:
+        return Markdown("A module's file has changed since it was imported: it is not shown.")
     return Code(inspect.getsource(thing), language="python")
 
 
@@ -54,11 +56,16 @@ def augmented(run: Run, fit: str) -> Markdown:
     return Markdown(f"One image of {name} in {GRID} draws: {crop}.")
 
 
-def before_training(run: Run, model: nn.Module) -> Table:
+def before_training(run: Run, model: nn.Module, scored: bool = True) -> Table:
     """Check an untrained network: its output's shape, its first loss, its score.
 
     A network that knows nothing gives each of C classes 1/C: its loss is about ln C, its score
     about chance.
+
+    Args:
+        run: its training images are looked at.
+        model: the network.
+        scored: whether it has the run's first weights; if not, its score would say nothing.
     """
     rows = spaced(len(run.train), 64)
     network = copy.deepcopy(model).train()  # BatchNorm counts what it sees
@@ -69,7 +76,9 @@ def before_training(run: Run, model: nn.Module) -> Table:
         ("output", f"{tuple(logits.shape)}", f"({len(rows)}, {count})"),
         ("cross-entropy", f"{loss:.2f}", f"ln {count} = {np.log(count):.2f}"),
     ]
-    if run.task == "T4":
+    if not scored:
+        checks.append(("score", "the first weights are gone or were replaced", ""))
+    elif run.task == "T4":
         score = scoring.recall(run.fabric, model, run.train, run["image_size"])["recall_at_1"]
         chance = metrics.chance(run.train.labels, (1,))[1]
         checks.append(("Recall@1 on train", f"{score:.1%}", f"chance {chance:.1%}"))
@@ -114,7 +123,7 @@ def schedule(run: Run, fit: str) -> Markdown:
     plots.show(plots.lines(panels, share, "share of the training"), run.figure(f"schedule_{fit}"))
     peak = share[int(np.argmax(rates))]
     grown = " → ".join(str(side) for side in dict.fromkeys(sides))
-    return Markdown(f"The rate peaks at {recipe.lr:g} after {peak:.0%} of {recipe.epochs} epochs; "
+    return Markdown(f"The rate peaks at {recipe.lr:g} after {peak:.0%} of the training; "
                     f"images of {grown} pixels.")  # fmt: skip
 
 
@@ -149,6 +158,8 @@ def classes(run: Run) -> Markdown:
     plots.show(drawn, run.figure("classes"))
     best, worst = accuracy.argmax(), accuracy.argmin()
     wrong = counts.clone().fill_diagonal_(0)
+    if not wrong.any():
+        return Markdown("Every test image is classified correctly.")
     true, taken = divmod(wrong.argmax().item(), len(counts))
     return Markdown(
         f"Easiest is {run.test.classes[best]} ({accuracy[best]:.0%} correct), hardest "

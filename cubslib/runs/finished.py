@@ -22,7 +22,7 @@ KINDS = {
         "seconds": int | float,
     },
 }
-REMARKED = ("seed", "lr", "batch_size", "sources")  # may differ between runs that are compared
+REMARKED = ("seed", "lr", "batch_size")  # may differ between runs that are compared
 
 
 def read(folder: Path) -> dict:
@@ -78,8 +78,8 @@ def find(root: Path) -> list[tuple[Path, dict]]:
 
 
 def _set_aside(folder: Path) -> bool:
-    stem, tilde, number = folder.name.rpartition("~")
-    return bool(tilde) and number.isdigit() and folder.with_name(stem).exists()
+    _, tilde, number = folder.name.rpartition("~")
+    return bool(tilde) and number.isdigit()
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,9 @@ def earlier(
     if unfit[order[0]]:
         what = ", ".join(unfit[order[0]])
         return None, f"No finished {task} fits; the nearest, {sibling.name}, has {what}."
-    remarks = differences(settled, record["settings"], REMARKED[:-1])
+    # T4 has a rate and a batch a stage: nothing to compare with those of T1–T3
+    names = [name for name in REMARKED if not isinstance(settled[name], dict)]
+    remarks = differences(settled, record["settings"], names)
     remarks += ["other source"] * (settled["sources"] != record["settings"].get("sources"))
     return Earlier(sibling, record, tuple(remarks)), ""
 

@@ -192,7 +192,7 @@ class Run:
             **{name: self[name] for name in ("dataset", "protocol", "seed", "data_fingerprint")},
             "settings": self.resolved | ({"fashion": fit} if self.task == "T3" else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **machine.checkout(),
+            **{name: self[name] for name in ("commit", "dirty")},
             "hardware": machine.hardware(self["device"]),
             "versions": machine.versions(),
             "num_parameters": num_parameters,

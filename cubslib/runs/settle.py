@@ -49,6 +49,7 @@ def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
         "threads": torch.get_num_threads(),
         "recipes": {fit: dataclasses.asdict(recipe) for fit, recipe in found.items()},
         "sources": machine.IMPORTED,
+        **machine.checkout(),
     }
     for fit, _, epochs in TASKS[task].fits:
         if fit in found:
@@ -90,6 +91,9 @@ def _origin(asked: dict, settled: dict, folder: Path) -> dict:
         fashion = t3.record["settings"]["fashion"]
     if begin == "random" or (begin == "auto" and t3 is None):
         return {"fashion": any_fashion if fashion == "best" else fashion, "init_from": "random"}
+    if begin == "published":
+        raise CubsError("init_from is 'published', but no weights are published yet: ask for auto, "
+                        "random, or a checkpoint's path.")  # fmt: skip
     if begin == "auto":
         path, name = finished.weights(t3.folder), t3.folder.name
     else:
