@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("path", type=Path, help="a file, or a folder of files")
     parser.add_argument("--template", action="store_true", help="write the file, to be filled in")
-    parser.add_argument("--csv", type=Path, help="write a table: one row per file, one column per name")
+    parser.add_argument("--csv", type=Path, help="a table: one row per file, one column per name")
     parser.add_argument("--seconds", type=float, default=20.0, help="limit of time for a name")
     asked = parser.parse_args(arguments)
     path, files = asked.path, sorted(asked.path.glob("*.py")) or [asked.path]
