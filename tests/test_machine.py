@@ -47,7 +47,7 @@ def test_where_and_on_what_it_runs(tmp_path, monkeypatch):
     found = machine.checkout()
     assert re.fullmatch(r"[0-9a-f]{12}|", found["commit"])
     assert isinstance(found["dirty"], bool)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "CODE", tmp_path)
     assert machine.checkout() == {"commit": "", "dirty": False}
     monkeypatch.setenv("PATH", "")
     assert machine.checkout() == {"commit": "", "dirty": False}
@@ -66,7 +66,7 @@ def losses(tmp_path, monkeypatch):
     """The file of `losses` in a copy of the library, which this process was imported from."""
     for name in machine.USED:
         shutil.copyfile(Path(machine.__file__).parent / f"{name}.py", tmp_path / f"{name}.py")
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    monkeypatch.setattr(machine, "CODE", tmp_path)
     machine.refuse_edited_sources()
     return tmp_path / "losses.py"
 

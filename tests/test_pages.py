@@ -60,8 +60,8 @@ def test_a_page_begins_with_what_came_out_and_folds_the_code(project):
     folder = made.run(project / "runs", "T1_custom_cnn")
     page = Page(site.page(folder / "T1_custom_cnn.ipynb"))
     assert page.path == folder / "T1_custom_cnn.html"
-    assert "Of 40 test images of 8 classes, 25.0\xa0% are named rightly" in page.text
-    assert page.text.index("named rightly") < page.text.index("one epoch <done>")
+    assert "Of 40 test images of 8 classes, 25.0\xa0% are classified correctly" in page.text
+    assert page.text.index("classified correctly") < page.text.index("one epoch <done>")
     assert [one for one in page.all("details") if one.get("class") == "code"] == [
         {"class": "code"}
     ] * 3

@@ -19,7 +19,7 @@ from cubslib.pages import prose
 from cubslib.runs import history, parameters, settle
 
 # What 0, "auto", "best" and "" may still be: the value itself.
-VALUES = {"seed", "limit_classes", "val_classes", "margin", "lam", "crop"}
+VALUES = {"seed", "limit_classes", "val_classes", "margin", "lam", "crop", "dirty"}
 MINE = {"run_dir": "mine"}
 
 
