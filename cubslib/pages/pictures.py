@@ -22,7 +22,7 @@ def image_grid(images: ArrayLike, titles: Sequence[str], columns: int = 8) -> Fi
     figure, axes = _tiles(-(-len(images) // columns) or 1, columns, 1.3, 1.75)
     for ax, image, title in zip(axes.flat, _pixels(images), titles, strict=False):
         _tile(ax, image, title)
-    return described(figure, f"Grid of {len(images)} images: {listed(titles, 12)}.")
+    return described(figure, f"Grid of {len(images)} images: {listed(titles, 24)}.")
 
 
 @rc_context(STYLE)
@@ -41,7 +41,7 @@ def gate_maps(images: ArrayLike, maps: ArrayLike, titles: Sequence[str]) -> Figu
     bar.formatter.set_useOffset(False)
     ranges = [f"{gate.min():.2f} to {gate.max():.2f}" for gate in maps]
     each = [f"{title} {span}" for title, span in zip(titles, ranges, strict=True)]
-    return described(figure, f"Images above the gates at their places: {listed(each, 8)}.")
+    return described(figure, f"Images above the gates at their places: {listed(each, 24)}.")
 
 
 @rc_context(STYLE)
@@ -63,7 +63,7 @@ def gallery(
         _tile(ax, neighbours[place], mark, color=colour)
         ax.spines[:].set(visible=True, linewidth=2.5, linestyle=line, color=colour)
     each = [f"{t} {row.sum()} of {row.size} right" for t, row in zip(titles, right, strict=True)]
-    return described(figure, f"Queries with their nearest neighbours: {listed(each, 12)}.")
+    return described(figure, f"Queries with their nearest neighbours: {listed(each, 24)}.")
 
 
 def _tiles(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
