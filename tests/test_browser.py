@@ -152,16 +152,17 @@ def test_the_browser_answers_clicks_keys_back_and_its_address(report, open_page)
     assert page.locator(".neighbours .tile").count() == 16
     marks = page.locator(".neighbours b").all_inner_texts()
     assert all(re.fullmatch(r"(✓ right|✗ wrong) -?\d\.\d{3}", mark) for mark in marks)
+    shows = "([text, same]) => (document.querySelector('.own p').innerText === text) === same"
     page.locator(".neighbours .tile").nth(3).click()
-    second = own.inner_text()
-    assert second != first
+    page.wait_for_function(shows, arg=[first, False])  # the address changes first, then the page
     page.go_back()
-    assert own.inner_text() == first
+    page.wait_for_function(shows, arg=[first, True])
     tiles.nth(0).focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
+    page.wait_for_function(shows, arg=[first, False])
     third, address = own.inner_text(), page.evaluate("location.hash")
-    assert third not in (first, "")
+    assert third
     again = open_page(report / "browser/T4_retrieval.html", address)
     assert again.locator(".own p").inner_text() == third
     page.fill("#find", third.split()[0])
