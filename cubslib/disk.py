@@ -14,7 +14,15 @@ from filelock import FileLock, Timeout
 
 from cubslib import CubsError
 
-UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+UNWRITABLE = {
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+}
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]  # whose processes we know
 
 
