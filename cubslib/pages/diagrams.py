@@ -17,18 +17,18 @@ LOOK = {"arrowstyle": "->", "color": "#444444", "shrinkA": 0, "shrinkB": 0}
 
 
 def custom_cnn() -> Figure:
-    """Draw T1's network: three stages, each a convolution that halves and one that adds."""
+    """Draw T1's network: four stages, each a convolution that halves and one that adds."""
     boxes = [(0, 0, "image\n3 × 64²")]
-    for stage, (channels, side) in enumerate(((80, 32), (160, 16), (320, 8))):
+    for stage, (channels, side) in enumerate(((64, 32), (128, 16), (256, 8), (512, 4))):
         at = 1 + 3 * stage
         boxes += [(at, 0, f"conv 3×3\nstride 2\n{channels} × {side}²"), (at + 1, 0, "conv 3×3"),
                   (at + 2, 0, "+")]  # fmt: skip
-    boxes += [(10, 0, "mean and\nmaximum\n640"), (11, 0, "norm"), (12, 0, "dense\nclasses")]
-    sums = [(1 + 3 * stage, 3 + 3 * stage) for stage in range(3)]
+    boxes += [(13, 0, "mean and\nmaximum\n1,024"), (14, 0, "norm"), (15, 0, "dense\nclasses")]
+    sums = [(1 + 3 * stage, 3 + 3 * stage) for stage in range(4)]
     alt = (
-        "T1's network from left to right: three stages, each a 3 × 3 convolution of stride 2 and a "
-        "second one whose output is added to its input, with 80, 160 and 320 channels; then each "
-        "channel's mean and maximum, a normalisation and a dense layer."
+        "T1's network from left to right: four stages, each a 3 × 3 convolution of stride 2 and a "
+        "second one whose output is added to its input, with 64, 128, 256 and 512 channels; then "
+        "each channel's mean and maximum, a normalisation and a dense layer."
     )
     return _draw(boxes, [sums], alt)
 
