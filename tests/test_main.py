@@ -83,7 +83,7 @@ def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
         run.release()
         raise error
 
-    total = recipes.recipe("recognition", "sample").epochs
+    total = recipes.recipe("custom_cnn", "sample").epochs
     rows = [{"epoch": 7, "loss": 2.5, "val_top1": 0.25, "seconds": 1.0, "images_per_second": 9.0}]
     monkeypatch.setattr(papermill, "execute_notebook", fail)
     asked = ["-p", "data_root", data_root, "-p", "seed", "3", "-p", "restart", "True"]

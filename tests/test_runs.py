@@ -89,6 +89,23 @@ def test_auto_picks_the_preset_by_data_and_device(kind, device, preset, tmp_path
     assert list(found["recipes"]) == list(FASHIONS)
 
 
+def test_a_tour_trains_one_fashion_and_says_so_and_t4_begins_from_it(begin):
+    for asked, fits in (({}, ["serial_12"]), ({"fashion": "parallel"}, ["parallel"])):
+        run = begin("T3", preset="tour", **asked)
+        assert list(run["recipes"]) == fits
+        assert (run["preset"], run["fashion"]) == ("tour", fits[0])
+    t3 = begin("T3", preset="tour")
+    scores = {"top1": 0.5, "top5": 1.0}
+    finish(t3, "serial_12", val=scores, test=scores, fashions={"serial_12": scores})
+    said = prose.fashions(t3).data
+    assert "With the preset tour `best` trains serial_12 alone" in said
+    config = {"network": "cubs_resnet18", "stem": "7x7", "fashion": "serial_12"}
+    torch.save({"state_dict": {}, "config": config}, t3.checkpoint())
+    t4 = begin("T4", preset="tour")
+    assert (t4["fashion"], t4["init_from"]) == ("serial_12", t3.folder.name)
+    assert begin("T4")["init_from"] == "random"  # a tour's weights are for a tour
+
+
 def test_what_is_not_0_replaces_the_recipe_s(begin):
     run = begin("T4", classify_epochs=7, lr=0.5, batch_size=12, image_size=96)
     usual = recipes.RECIPES["embedding", "sample"]

@@ -31,10 +31,11 @@ class Task:
     fits: tuple[tuple[str, str, str], ...]
 
 
-_CLASSIFIER = (("classification", "recognition", "epochs"),)
 TASKS = {
-    "T1": Task("T1_custom_cnn", "tiny-imagenet-200", _CLASSIFIER),
-    "T2": Task("T2_resnet18", "tiny-imagenet-200", _CLASSIFIER),
+    "T1": Task(
+        "T1_custom_cnn", "tiny-imagenet-200", (("classification", "custom_cnn", "epochs"),)
+    ),
+    "T2": Task("T2_resnet18", "tiny-imagenet-200", (("classification", "recognition", "epochs"),)),
     "T3": Task(
         "T3_cubs_resnet18",
         "tiny-imagenet-200",
