@@ -45,9 +45,7 @@ _CARS = {"min_area": 0.55, "max_aspect": 1.3, "flip": True, "colour": 0.3}
 _STRONG = {"min_area": 0.3, "max_aspect": 1.4, "flip": True, "colour": 0.3, "erase": 0.25}
 _SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "label_smoothing": 0.1}
 _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
-_SAMPLE = Recipe(
-    10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
-)
+_SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD)
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
 RECIPES = {
     ("custom_cnn", "sample"): _SAMPLE,

@@ -1,5 +1,6 @@
 """From what is asked to an open run: settled once, refused in one sentence, written whole."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -136,6 +137,37 @@ def test_the_protocol_says_what_was_left_out(begin):
     assert run["protocol"] == "drawn sample, first 4 classes"
     assert [len(part.classes) for part in (run.train, run.val, run.test)] == [2, 2, 4]
     assert begin("T4").val is None
+
+
+def test_queries_whose_class_has_no_other_image_are_said(begin):
+    run = begin("T4")
+    said = settle.describe(run.train, run.test, "sample", 0)["protocol"]
+    assert said == "drawn sample"
+    alone = copy.copy(run.test)
+    alone.rows, alone.targets = alone.rows[:5], alone.targets[:5]  # four of a class, one of another
+    said = settle.describe(run.train, alone, "sample", 0)["protocol"]
+    assert said == "drawn sample, 1 of 5 queries the only image of their class: misses"
+
+
+def test_a_class_without_a_val_or_test_image_is_named(begin, tiny_copy, tmp_path):
+    (tmp_path / "own/sample").mkdir(parents=True)
+    root = tiny_copy.rename(tmp_path / "own/sample/tiny-imagenet-200")
+    wnid = sorted(path.name for path in (root / "train").iterdir())[1]
+    images = sorted((root / "train" / wnid / "images").iterdir())
+    for image in images[1:]:
+        image.unlink()
+    with pytest.raises(CubsError, match=r"tiny-imagenet-200: \w+ has no image in val; every tenth "
+                       "training image of a class is val: give it ten"):  # fmt: skip
+        begin("T1", data_root="own")
+    for number in range(1, 10):
+        shutil.copyfile(images[0], images[number])
+    rows = (root / "val/val_annotations.txt").read_text().splitlines(keepends=True)
+    for row in rows:
+        if wnid in row:
+            (root / "val/images" / row.split("\t")[0]).unlink()
+    (root / "val/val_annotations.txt").write_text("".join(r for r in rows if wnid not in r))
+    with pytest.raises(CubsError, match=r"\w+ has no image in test; unpack all of it"):
+        begin("T1", data_root="own")
 
 
 def test_weights_named_by_path_are_settled_with_their_fingerprint(begin, tmp_path):

@@ -134,7 +134,7 @@ def earlier(
 
 
 def _unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
-    """Say in what a run of `task`, T1–T3, differs that keeps it from being the earlier notebook's."""
+    """Say in what a run of `task`, T1–T3, differs that keeps it from being the one sought."""
     retrieval = settled["task"] == "T4"
     wanted = {name: settled[name] for name in ("dataset", "preset", "stem")}
     wanted["limit_classes"] = 0 if retrieval else settled["limit_classes"]

@@ -165,9 +165,17 @@ def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
             f"val_classes is {held_back}; it must be 0, or 2 to half of train's classes."
         )
     val = data_set(data, "val", **options) if held_back != 0 else None
-    if held_back is None and not train.classes == val.classes == test.classes:
-        raise CubsError(f"{data} has a class without images in val or test: unpack all of it.")
+    if held_back is None:
+        _refuse_lacking(train, val, "every tenth training image of a class is val: give it ten")
+        _refuse_lacking(train, test, "unpack all of it, or list fewer classes in wnids.txt")
     return train, val, test
+
+
+def _refuse_lacking(train, split, remedy: str) -> None:
+    if split.classes != train.classes:
+        lacking = min(set(train.classes) - set(split.classes), default="a class")
+        name = "test" if split.pack_name == "test" else "val"
+        raise CubsError(f"{train.root}: {lacking} has no image in {name}; {remedy}.")
 
 
 def describe(train, test, kind: str, limit_classes: int) -> dict:
@@ -175,6 +183,9 @@ def describe(train, test, kind: str, limit_classes: int) -> dict:
     protocol = "drawn sample" if kind == "sample" else train.protocol
     if limit_classes:
         protocol += f", first {len(test.classes)} classes"
+    alone = (test.targets.bincount() == 1).sum()
+    if isinstance(test, Cars196) and alone:  # nothing can be found for these
+        protocol += f", {alone} of {len(test):,} queries the only image of their class: misses"
     mark = fingerprint(train.fingerprint, test.fingerprint)
     title = "drawn images" if kind == "sample" else train.title
     return {"title": title, "protocol": protocol, "data_fingerprint": mark}
