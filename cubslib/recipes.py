@@ -76,7 +76,7 @@ RECIPES = {
         12, 32, 2e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("classification", "tour"): Recipe(
-        6, 64, 2e-3, sizes=((0, 64), (0.7, 96)), test_size=112, augmentation=_CARS,
+        6, 64, 2e-3, sizes=((0, 64), (0.7, 96)), test_size=128, augmentation=_CARS,
         label_smoothing=0.1, **_ADAMW,
     ),
     ("classification", "cpu"): Recipe(
@@ -91,7 +91,7 @@ RECIPES = {
         6, 32, 3e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "tour"): Recipe(
-        2, 96, 3e-4, sizes=((0, 96),), test_size=112, augmentation=_CARS, **_ADAMW
+        2, 96, 3e-4, sizes=((0, 96),), test_size=128, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "cpu"): Recipe(
         3, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW
