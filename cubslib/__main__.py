@@ -41,12 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     commands.add_parser("check", help="hold one's own code against the hand-out, name the mistake")
     run = commands.add_parser("run", help="run a notebook; leave it and its HTML in its run_dir")
-    run.add_argument("task", choices=("T1", "T2", "T3", "T4"))
+    run.add_argument("task", choices=("T1", "T2", "T3", "T4", "all"),
+                     help="all: the four in their order, each with those parameters that it has; "
+                     "run_dir then holds a folder for each")  # fmt: skip
     run.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                      dest="parameters", help="set a parameter, as papermill does")  # fmt: skip
     usage = run.format_help
     run.format_help = lambda: f"{usage()}\n{_parameters()}"
-    run.set_defaults(command=lambda o: run_notebook(o.task, dict(map(_parsed, o.parameters))))
+    run.set_defaults(command=lambda o: run_task(o.task, dict(map(_parsed, o.parameters))))
     report = commands.add_parser("report", help="make one site of all finished runs")
     report.add_argument("names", nargs="*", metavar="RUN",
                         help="only these runs; or one .ipynb, of which a page is made")  # fmt: skip
@@ -71,6 +73,13 @@ def _parameters() -> str:
         where = "" if len(row.tasks) == 4 else f"; {', '.join(row.tasks)}"
         lines.append(f"  {row.name:16} {row.meaning} ({row.default!r}; {row.range}{where})")
     return "\n".join(lines) + "\n"
+
+
+def run_task(task: str, parameters: dict) -> None:
+    """Run one notebook, or `all`."""
+    from cubslib import course
+
+    course.run(parameters, run_notebook) if task == "all" else run_notebook(task, parameters)
 
 
 def run_notebook(task: str, parameters: dict) -> None:
@@ -117,7 +126,7 @@ def _execute(run, source: Path, parameters: dict, kept: Path) -> None:
         draft, whole_draft = Path(scratch) / kept.name, False
         try:
             with _Watch(run):
-                execute_notebook(source, draft, parameters, progress_bar=False)
+                execute_notebook(source, draft, parameters, progress_bar=False, stdout_file=_Said())
             whole_draft = True
         except PapermillExecutionError as error:
             said = f"{error.evalue}" if error.ename == "CubsError" else str(error)
@@ -138,6 +147,20 @@ def _execute(run, source: Path, parameters: dict, kept: Path) -> None:
             if draft.exists() and (whole_draft or not (shown and kept.exists())):
                 with whole(kept) as part:
                     shutil.copyfile(draft, part)
+
+
+class _Said:
+    """A file that takes what a notebook prints, and passes on how long the run will take."""
+
+    def write(self, text):
+        from cubslib.budget import EXPECTED
+
+        for line in text.splitlines():
+            if line.startswith(EXPECTED):
+                print(line, flush=True)
+
+    def flush(self):
+        pass
 
 
 class _Watch(threading.Thread):

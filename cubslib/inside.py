@@ -4,6 +4,8 @@ Shapes: B images, C channels, H × W positions, S pixels a side, N features of b
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +40,28 @@ def stages(model: nn.Module, size: int) -> list[dict]:
     return rows
 
 
+@contextmanager
+def _as_trained(model: nn.Module) -> Iterator[None]:
+    """Put a network in train mode; leave its state and mode, and what is drawn next, as they were.
+
+    BatchNorm counts whatever it sees.
+    """
+    training, state = model.training, {k: x.clone() for k, x in model.state_dict().items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.train()
+            yield
+    finally:
+        model.load_state_dict(state)
+        model.train(training)
+
+
+def _noise(model: nn.Module, batch: int, size: int) -> Tensor:
+    return torch.randn(batch, 3, size, size).to(next(model.parameters()).device)
+
+
 def step_seconds(model: nn.Module, size: int, batch: int = 32, repeats: int = 3) -> float:
-    """Return the seconds of a forward and backward pass, the median of `repeats`, in float32.
+    """Return the seconds of a forward and backward pass, the median of `repeats`.
 
     Args:
         model: a network of `models`; its weights and gradients are left as they are.
@@ -47,19 +69,36 @@ def step_seconds(model: nn.Module, size: int, batch: int = 32, repeats: int = 3)
         batch: B.
         repeats: how many passes are timed, after one that is not.
     """
-    training, state = model.training, {k: x.clone() for k, x in model.state_dict().items()}
-    images = torch.randn(batch, 3, size, size, device=next(model.parameters()).device)
-    model.train()
     seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        gradients = torch.autograd.grad(model(images).square().mean(), list(model.parameters()),
-                                        allow_unused=True)  # fmt: skip
-        _ = gradients[0].sum().item()  # waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    model.load_state_dict(state)  # BatchNorm has counted the random images
-    model.train(training)
+    with _as_trained(model):
+        images = _noise(model, batch, size)
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            loss = model(images).square().mean()
+            gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+            _ = gradients[0].sum().item()  # waits for a GPU
+            seconds.append(time.perf_counter() - start)
     return sorted(seconds[1:])[repeats // 2]
+
+
+def kept_bytes(model: nn.Module, size: int, batch: int) -> int:
+    """Return how many bytes a forward pass keeps for its backward pass, weights among them.
+
+    Args:
+        model: a network of `models`, left as it is.
+        size: S of the random images.
+        batch: B, 2 or more.
+    """
+    kept: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()  # many share one
+        return x
+
+    with _as_trained(model), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        outputs = model(_noise(model, batch, size))
+    del outputs  # until here it held what was counted
+    return sum(kept.values())
 
 
 @torch.no_grad()

@@ -64,6 +64,17 @@ def hardware(device: str) -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def free_memory(device: str) -> int | None:
+    """Return the bytes that are free on `device`; None where that cannot be told."""
+    if device == "cuda":
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # free again, by torch
+        return torch.cuda.mem_get_info()[0] + kept
+    meminfo = Path("/proc/meminfo")  # of Linux
+    text = meminfo.read_text() if device == "cpu" and meminfo.exists() else ""
+    found = re.search(r"MemAvailable:\s*(\d+) kB", text)
+    return 1024 * int(found[1]) if found else None
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this library and of what a result may depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

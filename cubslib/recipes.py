@@ -1,6 +1,7 @@
 """How each network is trained: flat and annotated, so that it reads like an experiment's protocol.
 
-One recipe for each kind of training (`recognition` in T1–T3, T4's two stages) and preset.
+One recipe for each kind of training (`custom_cnn` in T1, `recognition` in T2 and T3, T4's two
+stages) and preset. `tour` trains all four on a processor in an hour.
 """
 
 from dataclasses import dataclass, replace
@@ -44,10 +45,24 @@ _CARS = {"min_area": 0.55, "max_aspect": 1.3, "flip": True, "colour": 0.3}
 _STRONG = {"min_area": 0.3, "max_aspect": 1.4, "flip": True, "colour": 0.3, "erase": 0.25}
 _SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "label_smoothing": 0.1}
 _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
+_SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD)
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
 RECIPES = {
-    ("recognition", "sample"): Recipe(
-        10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD
+    ("custom_cnn", "sample"): _SAMPLE,
+    ("custom_cnn", "tour"): Recipe(
+        4, 256, 0.5, sizes=((0, 32), (0.7, 48)), test_size=64, augmentation=_MILD, **_SGD
+    ),
+    ("custom_cnn", "cpu"): Recipe(
+        9, 256, 0.5, sizes=((0, 32), (0.55, 48), (0.85, 64)), test_size=64,
+        augmentation=_MILD, **_SGD,
+    ),
+    ("custom_cnn", "gpu"): Recipe(
+        80, 512, 0.8, sizes=((0, 64),), test_size=64, augmentation=_STRONG, stem="3x3",
+        patience=10, ema_decay=0.999, **_SGD,
+    ),
+    ("recognition", "sample"): _SAMPLE,
+    ("recognition", "tour"): Recipe(
+        4, 256, 0.5, sizes=((0, 32), (0.6, 48)), test_size=64, augmentation=_MILD, **_SGD
     ),
     ("recognition", "cpu"): Recipe(
         9, 256, 0.5, sizes=((0, 32), (0.55, 48), (0.85, 64)), test_size=64,
@@ -60,6 +75,10 @@ RECIPES = {
     ("classification", "sample"): Recipe(
         12, 32, 2e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
+    ("classification", "tour"): Recipe(
+        6, 64, 2e-3, sizes=((0, 64), (0.7, 96)), test_size=128, augmentation=_CARS,
+        label_smoothing=0.1, **_ADAMW,
+    ),
     ("classification", "cpu"): Recipe(
         8, 64, 2e-3, sizes=((0, 80), (0.7, 112)), test_size=128, augmentation=_CARS,
         label_smoothing=0.1, **_ADAMW,
@@ -70,6 +89,9 @@ RECIPES = {
     ),
     ("embedding", "sample"): Recipe(
         6, 32, 3e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
+    ),
+    ("embedding", "tour"): Recipe(
+        2, 96, 3e-4, sizes=((0, 96),), test_size=128, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "cpu"): Recipe(
         3, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW

@@ -15,13 +15,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from cubslib import CubsError, models, sampling
+from cubslib import CubsError, budget, models, sampling
 from cubslib.augment import Augmentation, augment, draws
 from cubslib.disk import fingerprint
 from cubslib.packed import PackedImages
 from cubslib.progress import Progress
 from cubslib.recipes import Recipe
-from cubslib.runs import Run, finished, settle
+from cubslib.runs import Run, finished, parameters, settle
 from cubslib.runs.history import best_row
 from cubslib.state import Fit, begin, load_state, save, saved_epochs
 
@@ -56,7 +56,8 @@ def fit(
         Of a finished run whose fit's own checkpoint was removed: see `reported`.
 
     Raises:
-        CubsError: the loss is no longer finite, or a checkpoint does not fit the network.
+        CubsError: a step needs more memory than there is, the loss is no longer finite, or a
+            checkpoint does not fit the network.
     """
     if run.finished:
         rows = run.epochs(name)
@@ -68,6 +69,8 @@ def fit(
     steps, batch = batches(run.train.targets, recipe.batch_size, run.seed, name, 0).shape
     state = begin(run, name, model, steps)
     untrained = None if state.saved else copy.deepcopy(model.state_dict())
+    if not over(state.history, recipe):
+        budget.reckon(run, name, model, batch, state.saved)
     images, hidden = steps * batch, not run.fabric.is_global_zero
     done = {"total": recipe.epochs * images, "initial": state.saved * images}
     with Progress(**done, unit="img", disable=hidden) as bar:
@@ -125,11 +128,11 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
 
 
 def _diverged(state: Fit, step: int) -> CubsError:
-    run, rate = state.run, state.recipe.lr / 10
+    run, rate = state.run, f"{state.recipe.lr / 10:g}"
     return CubsError(
         f"the loss of {state.name} is not finite at step {step} of epoch {len(state.history) + 1}; "
         f"epochs up to {state.saved} are kept: begin a new run with a lower rate, "
-        f"`python -m cubslib run {run.task} -p lr {rate:g}`."
+        f"`{parameters.command(run.task, run.asked, lr=rate)}`."
     )
 
 

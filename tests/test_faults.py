@@ -330,7 +330,7 @@ def test_t4_s_loss_that_is_not_finite_keeps_the_last_good_epoch(stage, begin):
         model = models.embed(model, 8)
     said = refused(lambda: training.fit(run, stage, model, wild, scoring.recall),
                    f"the loss of {stage} is not finite at step 1 of epoch 2; epochs up to 1",
-                   "`python -m cubslib run T4 -p lr 100`")  # fmt: skip
+                   "`python -m cubslib run T4 -p data_root", "-p lr 100`")  # fmt: skip
     assert len([row for row in run.history() if row["fit"] == stage]) == 1, said
     for values in small.leaves(small.checkpoints(run.folder)).values():
         assert not torch.is_tensor(values) or values.isfinite().all()

@@ -1,5 +1,6 @@
 """Finished runs, read back: records, checkpoints, and which is the earlier notebook's."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -142,6 +143,15 @@ def test_it_has_the_recipe_s_epochs_or_the_asker_s(asking, own, theirs, fits, tm
     own, theirs = own + EPOCHS, theirs + EPOCHS
     write(tmp_path / "run", epochs=theirs)
     assert (earlier(tmp_path, asking, epochs=own)[0] is not None) == fits
+
+
+def test_t1_needs_the_epochs_of_t1_s_own_recipe(tmp_path, monkeypatch):
+    own = dataclasses.replace(recipes.recipe("custom_cnn", "sample"), epochs=EPOCHS - 2)
+    monkeypatch.setitem(recipes.RECIPES, ("custom_cnn", "sample"), own)
+    write(tmp_path / "run", epochs=EPOCHS - 2)
+    assert earlier(tmp_path)[0] is not None
+    write(tmp_path / "other/run", "T2", epochs=EPOCHS - 2)
+    assert earlier(tmp_path / "other", "T3", "T2")[0] is None
 
 
 def test_for_t4_it_has_all_classes_and_may_have_other_images(tmp_path):

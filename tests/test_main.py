@@ -7,7 +7,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from cubslib import __main__, recipes, runs
+from cubslib import __main__, budget, course, recipes, runs
 from cubslib.runs import parameters
 
 
@@ -65,6 +65,18 @@ def test_run_refuses_in_one_sentence_before_a_kernel_starts(asked, sentence, beg
     assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
 
 
+def test_run_all_is_the_course(command, monkeypatch):
+    given = []
+    monkeypatch.setattr(course, "run", lambda *arguments: given.append(arguments))
+    assert command("run", "all", "-p", "preset", "tour", "-p", "epochs", "2")[0] == 0
+    assert given == [({"preset": "tour", "epochs": 2}, __main__.run_notebook)]
+
+
+def test_of_what_a_notebook_prints_the_expected_time_is_passed_on(capsys):
+    __main__._Said().write(f"1,234 parameters\n{budget.EXPECTED}about 8 min\nloss\n")
+    assert capsys.readouterr().out == f"{budget.EXPECTED}about 8 min\n"
+
+
 def test_run_outside_a_project_says_so(command, project):
     shutil.rmtree(project / "notebooks")
     status, _, error = command("run", "T1")
@@ -83,7 +95,7 @@ def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
         run.release()
         raise error
 
-    total = recipes.recipe("recognition", "sample").epochs
+    total = recipes.recipe("custom_cnn", "sample").epochs
     rows = [{"epoch": 7, "loss": 2.5, "val_top1": 0.25, "seconds": 1.0, "images_per_second": 9.0}]
     monkeypatch.setattr(papermill, "execute_notebook", fail)
     asked = ["-p", "data_root", data_root, "-p", "seed", "3", "-p", "restart", "True"]

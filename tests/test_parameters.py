@@ -104,7 +104,7 @@ def test_the_ends_of_a_range_are_within(task, name, values):
         ("T4", "mining", "hard", "mining is 'hard'; it must be one of paper, all, hardest"),
         ("T3", "fashion", "serial", "fashion is 'serial'; it must be one of best, parallel"),
         ("T1", "dataset", "Real", "dataset is 'Real'; it must be one of auto, real, sample"),
-        ("T1", "preset", "tpu", "preset is 'tpu'; it must be one of auto, sample, cpu, gpu"),
+        ("T1", "preset", "tpu", "preset is 'tpu'; it must be one of auto, sample, tour, cpu, gpu"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_what_would_be_right(task, name, value, sentence):

@@ -1,5 +1,6 @@
 """From what is asked to an open run: settled once, refused in one sentence, written whole."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -89,6 +90,23 @@ def test_auto_picks_the_preset_by_data_and_device(kind, device, preset, tmp_path
     assert list(found["recipes"]) == list(FASHIONS)
 
 
+def test_a_tour_trains_one_fashion_and_says_so_and_t4_begins_from_it(begin):
+    for asked, fits in (({}, ["serial_12"]), ({"fashion": "parallel"}, ["parallel"])):
+        run = begin("T3", preset="tour", **asked)
+        assert list(run["recipes"]) == fits
+        assert (run["preset"], run["fashion"]) == ("tour", fits[0])
+    t3 = begin("T3", preset="tour")
+    scores = {"top1": 0.5, "top5": 1.0}
+    finish(t3, "serial_12", val=scores, test=scores, fashions={"serial_12": scores})
+    said = prose.fashions(t3).data
+    assert "With the preset tour `best` trains serial_12 alone" in said
+    config = {"network": "cubs_resnet18", "stem": "7x7", "fashion": "serial_12"}
+    torch.save({"state_dict": {}, "config": config}, t3.checkpoint())
+    t4 = begin("T4", preset="tour")
+    assert (t4["fashion"], t4["init_from"]) == ("serial_12", t3.folder.name)
+    assert begin("T4")["init_from"] == "random"  # a tour's weights are for a tour
+
+
 def test_what_is_not_0_replaces_the_recipe_s(begin):
     run = begin("T4", classify_epochs=7, lr=0.5, batch_size=12, image_size=96)
     usual = recipes.RECIPES["embedding", "sample"]
@@ -119,6 +137,38 @@ def test_the_protocol_says_what_was_left_out(begin):
     assert run["protocol"] == "drawn sample, first 4 classes"
     assert [len(part.classes) for part in (run.train, run.val, run.test)] == [2, 2, 4]
     assert begin("T4").val is None
+
+
+def test_queries_whose_class_has_no_other_image_are_said(begin):
+    run = begin("T4")
+    said = settle.describe(run.train, run.test, "sample", 0)["protocol"]
+    assert said == "drawn sample"
+    alone, first = copy.copy(run.test), run.test.targets == 0
+    first |= (run.test.targets == 1).cumsum(0).eq(1) & (run.test.targets == 1)  # 4 and 1 of a class
+    alone.rows, alone.targets = alone.rows[first.numpy()], alone.targets[first]
+    said = settle.describe(run.train, alone, "sample", 0)["protocol"]
+    assert said == "drawn sample, 1 of 5 queries the only image of their class: misses"
+
+
+def test_a_class_without_a_val_or_test_image_is_named(begin, tiny_copy, tmp_path):
+    (tmp_path / "own/sample").mkdir(parents=True)
+    root = tiny_copy.rename(tmp_path / "own/sample/tiny-imagenet-200")
+    wnid = sorted(path.name for path in (root / "train").iterdir())[1]
+    images = sorted((root / "train" / wnid / "images").iterdir())
+    for image in images[1:]:
+        image.unlink()
+    with pytest.raises(CubsError, match=r"tiny-imagenet-200: \w+ has no image in val; every tenth "
+                       "training image of a class is val: give it ten"):  # fmt: skip
+        begin("T1", data_root="own")
+    for number in range(1, 10):
+        shutil.copyfile(images[0], images[number])
+    rows = (root / "val/val_annotations.txt").read_text().splitlines(keepends=True)
+    for row in rows:
+        if wnid in row:
+            (root / "val/images" / row.split("\t")[0]).unlink()
+    (root / "val/val_annotations.txt").write_text("".join(r for r in rows if wnid not in r))
+    with pytest.raises(CubsError, match=r"\w+ has no image in test; unpack all of it"):
+        begin("T1", data_root="own")
 
 
 def test_weights_named_by_path_are_settled_with_their_fingerprint(begin, tmp_path):

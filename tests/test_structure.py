@@ -142,7 +142,15 @@ def imports(files, readme):
 def sources(files):
     """Hold `machine.USED` to what a fit and a score run through."""
     texts = {module(name): text for name, text in files.items() if name.startswith("cubslib/")}
-    apart = {"__init__", "disk", "progress", "recipes", "machine", "runs"}  # these choose no number
+    apart = {
+        "__init__",
+        "budget",
+        "disk",
+        "progress",
+        "recipes",
+        "machine",
+        "runs",
+    }  # these choose no number
     for name in machine.USED:
         for other in {one.split(".")[0] for one in imported(texts[name])} & set(texts):
             if other not in apart | set(machine.USED):

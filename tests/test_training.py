@@ -345,7 +345,8 @@ def test_what_is_not_finite_stops_and_keeps_the_last_good_checkpoint(what, step,
     rate = run.recipe("classification").lr / 10
     assert str(caught.value) == (
         f"the loss of classification is not finite at {where}; epochs up to {kept} are kept: begin "
-        f"a new run with a lower rate, `python -m cubslib run T1 -p lr {rate:g}`."
+        "a new run with a lower rate, `python -m cubslib run T1 "
+        f"-p data_root {run.asked['data_root']} -p lr {rate:g}`."
     )
     assert len(run.history()) == kept
     if kept:

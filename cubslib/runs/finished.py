@@ -116,7 +116,7 @@ def earlier(
         The run or None; and, where there is none, a sentence about the nearest.
     """
     siblings = [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == task]
-    unfit = [_unfit(record["settings"], settled, fashion) for _, record in siblings]
+    unfit = [_unfit(task, record["settings"], settled, fashion) for _, record in siblings]
     same_seed = [record["seed"] == settled["seed"] for _, record in siblings]
     # The first of the largest is the newest.
     order = sorted(range(len(siblings)), key=lambda i: (len(unfit[i]), not same_seed[i]))
@@ -133,8 +133,8 @@ def earlier(
     return Earlier(sibling, record, tuple(remarks)), ""
 
 
-def _unfit(theirs: dict, settled: dict, fashion: str) -> list[str]:
-    """Say in what a run of T1–T3 differs that keeps it from being the earlier notebook's."""
+def _unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
+    """Say in what a run of `task`, T1–T3, differs that keeps it from being the one sought."""
     retrieval = settled["task"] == "T4"
     wanted = {name: settled[name] for name in ("dataset", "preset", "stem")}
     wanted["limit_classes"] = 0 if retrieval else settled["limit_classes"]
@@ -143,7 +143,8 @@ def _unfit(theirs: dict, settled: dict, fashion: str) -> list[str]:
     if fashion != "best":
         wanted["fashion"] = fashion
     unfit = differences(wanted, theirs, wanted)
-    enough = recipes.recipe("recognition", settled["preset"]).epochs
+    _, kind, _ = TASKS[task].fits[0]
+    enough = recipes.recipe(kind, settled["preset"]).epochs
     if not retrieval:
         enough = min(enough, settled["epochs"])
     if theirs["epochs"] < enough:

@@ -6,6 +6,7 @@ Parameters are the notebooks' and, as `-p name value`, the command line's.
 import ast
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -31,10 +32,9 @@ class Task:
     fits: tuple[tuple[str, str, str], ...]
 
 
-_CLASSIFIER = (("classification", "recognition", "epochs"),)
 TASKS = {
-    "T1": Task("T1_custom_cnn", "tiny-imagenet-200", _CLASSIFIER),
-    "T2": Task("T2_resnet18", "tiny-imagenet-200", _CLASSIFIER),
+    "T1": Task("T1_custom_cnn", "tiny-imagenet-200", (("classification", "custom_cnn", "epochs"),)),
+    "T2": Task("T2_resnet18", "tiny-imagenet-200", (("classification", "recognition", "epochs"),)),
     "T3": Task(
         "T3_cubs_resnet18",
         "tiny-imagenet-200",
@@ -158,13 +158,35 @@ def check(task: str, given: dict[str, object]) -> dict[str, object]:
     """
     rows, values = table(task), defaults(task)
     for name, value in given.items():
-        if name not in rows:
-            near = difflib.get_close_matches(name, rows, n=1)
-            hint = f"did you mean {near[0]}" if near else f"it has {', '.join(rows)}"
-            shown = name if name.isidentifier() else _short(name)
-            raise CubsError(f"{task} has no parameter {shown}: {hint}.")
+        _refuse_unknown(task, name, rows)
         values[name] = _checked(rows[name], value)
     return values
+
+
+def of_all(given: dict[str, object]) -> dict[str, dict[str, object]]:
+    """Return for each of T1–T4 those `given` that it has; `run_dir` holds a folder for each.
+
+    Raises:
+        CubsError: as `check`; a name is unknown where none of the four has it.
+    """
+    for name in given:
+        _refuse_unknown("run all", name, {row.name: row for row in TABLE})
+    found = {}
+    for task in TASKS:
+        own = {name: value for name, value in given.items() if name in table(task)}
+        asked = check(task, own)
+        if asked["run_dir"]:
+            own["run_dir"] = f"{asked['run_dir']}/{run_name(task, asked)}"
+        found[task] = own
+    return found
+
+
+def _refuse_unknown(who: str, name: str, rows: dict[str, Parameter]) -> None:
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, n=1)
+        hint = f"did you mean {near[0]}" if near else f"it has {', '.join(rows)}"
+        shown = name if name.isidentifier() else _short(name)
+        raise CubsError(f"{who} has no parameter {shown}: {hint}.")
 
 
 def _checked(row: Parameter, value: object) -> object:
@@ -220,6 +242,21 @@ def run_name(task: str, asked: dict) -> str:
     ]
     name = ",".join([TASKS[task].notebook, *parts])
     return name if len(name) <= LONGEST_NAME else f"{name[:183]},{fingerprint(name)}"
+
+
+def command(task: str, asked: dict, **changes: object) -> str:
+    """Return the command of a new run: as `asked`, with `changes`, in a folder of its own.
+
+    >>> command("T1", check("T1", {"seed": 1, "run_dir": "mine"}), lr=0.05)
+    'python -m cubslib run T1 -p seed 1 -p lr 0.05'
+    """
+    default = defaults(task) | {"run_dir": asked["run_dir"], "restart": asked["restart"]}
+    pairs = [
+        f" -p {name} {shlex.quote(str(value))}"
+        for name, value in (asked | changes).items()
+        if value != default[name]
+    ]
+    return f"python -m cubslib run {task}" + "".join(pairs)
 
 
 def differences(one: dict, other: dict, names: Iterable[str]) -> list[str]:

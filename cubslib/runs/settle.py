@@ -18,6 +18,7 @@ DATA = {
     "tiny-imagenet-200": (TinyImageNet, draw_tiny_imagenet, "get_tiny_imagenet.py"),
     "cars196": (Cars196, draw_cars196, "get_cars196.py"),
 }
+ONE_FASHION = "serial_12"  # where none was chosen
 
 
 def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
@@ -57,6 +58,8 @@ def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
     for name in ("batch_size", "lr"):  # T4's stages may have one each
         values = {fit: getattr(recipe, name) for fit, recipe in found.items()}
         settled[name] = first.__getattribute__(name) if len(set(values.values())) == 1 else values
+    if task == "T3" and len(found) == 1:
+        settled["fashion"] = next(iter(found))
     if "fashion" in asked:
         settled["gate_bias"] = blocks.GATE_BIAS
     return settled | (_origin(asked, settled, folder) if "init_from" in asked else {})
@@ -66,6 +69,8 @@ def _recipes(task: str, asked: dict, preset: str) -> dict[str, Recipe]:
     """Return a run's fits in their order, each with its recipe."""
     own = {name: asked[name] for name in ("batch_size", "lr")}
     only = asked.get("fashion") if task == "T3" else "best"
+    if task == "T3" and (only, preset) == ("best", "tour"):  # three would not fit into its hour
+        only = ONE_FASHION
     return {
         fit: _resized(
             recipes.recipe(kind, preset, asked[epochs], **own), asked.get("image_size", 0)
@@ -85,7 +90,7 @@ def _resized(recipe: Recipe, size: int) -> Recipe:
 def _origin(asked: dict, settled: dict, folder: Path) -> dict:
     """Return T4's fashion, where its first weights come from, and their fingerprint."""
     fashion, begin = asked["fashion"], asked["init_from"]
-    any_fashion = "serial_12" if fashion == "best" else fashion
+    any_fashion = ONE_FASHION if fashion == "best" else fashion
     t3, _ = finished.earlier(folder, settled, "T3", fashion)
     if t3 is not None and fashion == "best":
         fashion = t3.record["settings"]["fashion"]
@@ -160,9 +165,17 @@ def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
             f"val_classes is {held_back}; it must be 0, or 2 to half of train's classes."
         )
     val = data_set(data, "val", **options) if held_back != 0 else None
-    if held_back is None and not train.classes == val.classes == test.classes:
-        raise CubsError(f"{data} has a class without images in val or test: unpack all of it.")
+    if held_back is None:
+        _refuse_lacking(train, val, "every tenth training image of a class is val: give it ten")
+        _refuse_lacking(train, test, "unpack all of it, or list fewer classes in wnids.txt")
     return train, val, test
+
+
+def _refuse_lacking(train, split, remedy: str) -> None:
+    if split.classes != train.classes:
+        lacking = min(set(train.classes) - set(split.classes), default="a class")
+        name = "test" if split.pack_name == "test" else "val"
+        raise CubsError(f"{train.root}: {lacking} has no image in {name}; {remedy}.")
 
 
 def describe(train, test, kind: str, limit_classes: int) -> dict:
@@ -170,6 +183,9 @@ def describe(train, test, kind: str, limit_classes: int) -> dict:
     protocol = "drawn sample" if kind == "sample" else train.protocol
     if limit_classes:
         protocol += f", first {len(test.classes)} classes"
+    alone = (test.targets.bincount() == 1).sum()
+    if isinstance(test, Cars196) and alone:  # nothing can be found for these
+        protocol += f", {alone} of {len(test):,} queries the only image of their class: misses"
     mark = fingerprint(train.fingerprint, test.fingerprint)
     title = "drawn images" if kind == "sample" else train.title
     return {"title": title, "protocol": protocol, "data_fingerprint": mark}
