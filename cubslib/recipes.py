@@ -52,8 +52,10 @@ RECIPES = {
     ("custom_cnn", "tour"): Recipe(
         4, 256, 0.5, sizes=((0, 32), (0.7, 48)), test_size=64, augmentation=_MILD, **_SGD
     ),
+    # Read at 56, as trained last: at its own 64 an image is not resampled and sharper than any that
+    # was trained on, which cost 5 points of val.
     ("custom_cnn", "cpu"): Recipe(
-        9, 256, 0.5, sizes=((0, 32), (0.55, 48), (0.85, 64)), test_size=64,
+        15, 256, 0.5, sizes=((0, 32), (0.45, 48), (0.85, 56)), test_size=56,
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "gpu"): Recipe(
