@@ -52,7 +52,7 @@ _SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 RECIPES = {
     ("custom_cnn", "sample"): _SAMPLE,
     ("custom_cnn", "tour"): Recipe(
-        4, 256, 0.5, sizes=((0, 24), (0.4, 32), (0.8, 40)), test_size=40,
+        4, 256, 0.5, sizes=((0, 32), (0.9, 40)), test_size=40,
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "cpu"): Recipe(
