@@ -95,7 +95,8 @@ def fit(
 
 def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progress) -> dict:
     """Train one epoch; return its row of the history."""
-    fabric, losses, seen, start = state.run.fabric, [], 0, time.perf_counter()
+    fabric, losses, seen = state.run.fabric, [], 0
+    start, cpu_start = time.perf_counter(), time.process_time()
     state.network.train()
     for images, targets in augmented_batches(state, batches):
         outputs, targets = gather(fabric, state.network(images), targets)
@@ -123,6 +124,7 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
         "size": images.shape[-1],
         "loss": found.mean().item(),
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(time.process_time() - cpu_start, 2),
         "images_per_second": round(seen / seconds, 1),
     }
 

@@ -36,7 +36,8 @@ def test_fit_learns_and_leaves_history_and_checkpoints(begin):
     fit(run)
     history, saved = run.history(), checkpoints(run.folder)
     assert list(history[0]) == [
-        "fit", "epoch", "lr", "size", "loss", "seconds", "images_per_second", "val_top1", "val_top5"
+        "fit", "epoch", "lr", "size", "loss", "seconds", "cpu_seconds", "images_per_second",
+        "val_top1", "val_top5",
     ]  # fmt: skip
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert [row["size"] for row in history] == [32, 32, 32, 48, 48, 48]

@@ -186,17 +186,19 @@ class Run:
             np.savez_compressed(file, **arrays)
         with whole(self.checkpoint()) as draft:
             shutil.copyfile(self.checkpoint(fit), draft)
+        history = self.history()
         record = {
             "schema": finished.SCHEMA,
             "task": self.task,
             **{name: self[name] for name in ("dataset", "protocol", "seed", "data_fingerprint")},
             "settings": self.resolved | ({"fashion": fit} if self.task == "T3" else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **{name: self[name] for name in ("commit", "dirty")},
+            **{name: self[name] for name in ("commit", "dirty", "pace") if name in self.resolved},
             "hardware": machine.hardware(self["device"]),
             "versions": machine.versions(),
             "num_parameters": num_parameters,
-            "seconds": round(sum(row["seconds"] for row in self.history()), 1),
+            "seconds": round(sum(row["seconds"] for row in history), 1),
+            "cpu_seconds": round(sum(row.get("cpu_seconds", row["seconds"]) for row in history), 1),
         }
         self.write("metrics.json", record | scores)
         return record | scores
@@ -250,6 +252,9 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     resolved = saved if begun else settle.settle(task, asked, kind, folder)
     splits = settle.open_data(task, data, asked, resolved["image_size"])
     described = settle.describe(splits[0], splits[2], kind, asked["limit_classes"])
+    on_cpu = (kind, resolved["device"]) == ("real", "cpu") and resolved["preset"] != "sample"
+    if on_cpu and not begun:
+        resolved["pace"] = machine.pace()
     resolved = json.loads(json.dumps(described | resolved))  # as it will be read back
     run = Run(task, folder, asked, resolved, *splits)
     if begun:
