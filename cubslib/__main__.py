@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | search | classify | check`."""
+"""The command line: `python -m cubslib run | report | results | search | classify | check`."""
 
 import argparse
 import os
@@ -53,13 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("names", nargs="*", metavar="RUN",
                         help="only these runs; or one .ipynb, of which a page is made")  # fmt: skip
     report.set_defaults(command=lambda o: make_report(o.names))
+    results = commands.add_parser("results", help="publish runs; remake the README's table of them")
+    results.add_argument("names", nargs="*", metavar="RUN", help="finished runs to publish")
+    results.add_argument("--weights", action="store_true", help="of T1 or T4: their weights too")
+    results.set_defaults(command=lambda o: publish_results(o.names, o.weights))
     search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
     search.set_defaults(command=lambda o: look_up("search", o, ("T4",)))
     classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
     classify.set_defaults(command=lambda o: look_up("classify", o, ("T3", "T2", "T1")))
     for command, count in ((search, 8), (classify, 5)):
         command.add_argument("photo", type=Path)
-        command.add_argument("--run", type=Path, help="a finished run; by default the newest")
+        command.add_argument(
+            "--run", type=Path, help="a finished run or `published`; default: the newest"
+        )
         command.add_argument("--count", type=int, default=count, help="default: %(default)s")
     return parser
 
@@ -207,12 +213,29 @@ def make_report(names: list[str]) -> None:
     print(f"report: {index}")
 
 
+def publish_results(names: list[str], weights: bool) -> None:
+    """Copy finished runs to notebooks/results/; remake the README's table and curves from there.
+
+    Args:
+        names: the runs' folders, or their names under `runs/`.
+        weights: publish the named runs' weights as well.
+    """
+    from cubslib import machine
+    from cubslib.pages import results
+    from cubslib.runs import published
+
+    for name in names:
+        folder = Path(name) if Path(name).is_dir() else machine.project_root() / "runs" / name
+        print(f"published: {published.publish(folder.resolve(), weights).name}")
+    print(f"remade: {', '.join(results.remake())}")
+
+
 def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> None:
     """Print what a finished run knows about one photograph, a line a match, best first.
 
     Args:
         what: `search` or `classify`.
-        options: `photo`; `run`, None for the newest of `tasks`; `count`.
+        options: `photo`; `run`, None for the newest of `tasks`, else a published one; `count`.
         tasks: whose runs serve.
 
     Raises:
@@ -224,11 +247,10 @@ def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> N
     if options.count < 1:
         raise CubsError(f"--count is {options.count}; it must be 1 or more.")
     run_dir = options.run
-    if run_dir is None:
-        found = finished.find(machine.project_root() / "runs")
-        run_dir = next((folder for folder, record in found if record["task"] in tasks), None)
-        if run_dir is None:
-            raise CubsError(f"there is no finished run of {' or '.join(tasks)}: run one first.")
+    if run_dir in (None, Path("published")):
+        run_dir = _serving(tasks, run_dir is None)
+    if what == "search" and (run_dir / "best.ckpt").is_file():  # published, without its gallery
+        print(scoring.rebuild_gallery(run_dir, machine.project_root() / "data"), file=sys.stderr)
     if what == "search":
         found = scoring.search(run_dir, options.photo, options.count)
         lines = [f"{cosine:7.3f}  {of_class}  ({name})" for name, of_class, cosine in found]
@@ -239,6 +261,23 @@ def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> N
         print("SAMPLE DATA: this run was trained on pictures drawn by the library; what it says of "
               "a photograph means nothing.")  # fmt: skip
     print("\n".join([f"by {run_dir.name}:", *lines]))
+
+
+def _serving(tasks: tuple[str, ...], own: bool) -> Path:
+    """Return the newest finished run of `tasks`, if `own` may serve; else a published one."""
+    from cubslib import machine
+    from cubslib.runs import finished, published
+
+    found = finished.find(machine.project_root() / "runs") if own else []
+    run_dir = next((folder for folder, record in found if record["task"] in tasks), None)
+    if run_dir is None:
+        run_dir = next((folder for folder, _ in published.find(*tasks)), None)
+        if run_dir and own:
+            print("There is no finished run of your own: a published one serves.", file=sys.stderr)
+    if run_dir is None:
+        where = "there is no finished run" if own else "notebooks/results/ holds no weights"
+        raise CubsError(f"{where} of {' or '.join(tasks)}: run one first.")
+    return run_dir
 
 
 def _parsed(pair: list[str]) -> tuple[str, object]:

@@ -8,6 +8,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from cubslib import __main__, budget, course, recipes, runs
+from cubslib.pages import results
 from cubslib.runs import parameters
 
 
@@ -212,3 +213,33 @@ def test_an_unknown_command_shows_the_usage(command):
     with pytest.raises(SystemExit) as caught:
         command("train")
     assert caught.value.code == 2
+
+
+def test_published_weights_serve_where_asked_for_or_where_there_is_no_run(
+    command, project, cars_root, t1, t4
+):
+    (project / "data").mkdir()
+    (project / "data/cars196").symlink_to(cars_root)
+    (project / "README.md").write_text(f"{results.START}{results.END}")
+    for what, run in (("classify", t1), ("search", t4)):
+        photo = run.test.root / run.test.names[0]
+        status, _, error = command(what, photo, "--run", "published")
+        assert (status, error.count("\n")) == (1, 1)
+        assert "notebooks/results/ holds no weights of T" in error
+        folder = shutil.copytree(run.folder, project / "elsewhere" / f"{run.task},best")
+        path = folder / "metrics.json"
+        path.write_text(path.read_text().replace('"dataset": "sample"', '"dataset": "real"'))
+        status, out, error = command("results", folder, "--weights")
+        assert (status, out, error) == (
+            0, f"published: {folder.name}\nremade: README.md, notebooks/results/curves.png\n", ""
+        )  # fmt: skip
+        status, out, error = command(what, photo)
+        assert status == 0
+        assert error.startswith("There is no finished run of your own: a published one serves.")
+        assert out.startswith(f"by {folder.name}:")
+        again = command(what, photo, "--run", "published")
+        assert again[:2] == (0, out)
+        assert "no finished run" not in again[2]
+        assert ("made earlier" in again[2]) == (what == "search")
+        shutil.copytree(run.folder, project / "runs" / run.task)  # one's own goes first
+        assert f"by {run.task}:" in command(what, photo)[1]

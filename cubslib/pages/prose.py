@@ -11,12 +11,12 @@ from IPython.display import Markdown
 
 from cubslib import machine, metrics
 from cubslib.pages.table import Table
-from cubslib.runs import Run, finished
+from cubslib.runs import Run, finished, published
 from cubslib.runs.history import from_csv
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
 COURSE_DROP = 0.02  # that T3 may lose to T2
-HIDDEN = ("task", "recipes", "sources")  # told elsewhere, or too long to tell
+HIDDEN = ("task", "recipes", "sources", "pace")  # told elsewhere, or too long to tell
 
 
 def banner(run: Run) -> Markdown:
@@ -104,19 +104,14 @@ def classifier(run: Run) -> Markdown:
 def with_earlier(run: Run, *tasks: str) -> list[tuple]:
     """Return the rows of a table: the earlier notebooks' runs with what differs, then this run.
 
-    Where no run fits, a published one of the same kind of data takes its place and is marked.
+    Where no run fits, the nearest published one of the same kind of data takes its place and is
+    marked.
     """
-    rows, published = [], finished.find(machine.project_root() / "notebooks" / "results")
+    rows = []
     for task in tasks:
-        found, _ = run.earlier(task)
+        found = run.earlier(task)[0] or published.nearest(run.resolved, task)
         if found is not None:
             rows.append((found.folder, found.record, ", ".join(found.remarks)))
-            continue
-        rows += [
-            (folder, record, "published")
-            for folder, record in published
-            if (record["task"], record["dataset"]) == (task, run["dataset"])
-        ][:1]
     return [*rows, (run.folder, run.record, "")]
 
 

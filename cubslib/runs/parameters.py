@@ -111,7 +111,7 @@ TABLE = (
     _number("lam", 0.5, "λ, the cosine at which a pair weighs half", 0, 1, _T4),
     _choice("mining", "paper", "which pairs the loss keeps", _T4, *MININGS),
     _number("embedding_dim", 512, "length of an embedding", 2, 65_536, _T4),
-    _path("init_from", "auto", "auto: T3's weights if any; random; or a checkpoint's path", _T4),
+    _path("init_from", "auto", "auto: T3's weights if any; random; published; or a path", _T4),
     _path("data_root", "data", "folder of the data sets"),
     _choice("dataset", "auto", "auto: the real one if it is there", tuple(TASKS), "auto", "real",
             "sample"),
