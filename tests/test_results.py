@@ -74,7 +74,7 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
     assert first["run"] == "T1: `preset=cpu`"
     assert (first["test top-1 %"], first["se"]) == ("25.0 ± 2.0", "6.8")  # (1/4 · 3/4 / 40) ** 0.5
     assert (first["val top-1 %"], first["epochs"], first["minutes"]) == (
-        "50.0 ± 0.0", "4 ± 0", "1.5 ± 0.0")  # fmt: skip
+        "50.0 ± 0.0", "4", "1.5 ± 0.0")  # fmt: skip
     assert (first["parameters"], first["data"]) == ("1.23 M", "complete")
     assert [text[:2] for text in first["seed"].split("[")[1:]] == ["0]", "1]", "2]"]
     for link in first["seed"].split("(")[1:]:
@@ -86,7 +86,8 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
     assert (project / "README.md").read_text() == text
     picture = project / "notebooks/results/curves.png"
     assert picture.stat().st_size < 500_000
-    assert "T2: preset=cpu, lr=0.1, seed 0, best 40.0 % (epoch 4), 2 minutes" in text
+    assert "T2: preset=cpu, lr=0.1: best 40.0 % in 2 minutes." in text
+    assert "T1: preset=cpu: best 40.0 ± 0.0 % in 2 minutes;" in text
     assert text.startswith("# A project\n")
     assert text.endswith("## Quickstart\n")
 

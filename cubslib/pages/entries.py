@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cubslib import CubsError
-from cubslib.runs import parameters
+from cubslib.runs import finished, parameters
 from cubslib.runs.history import from_csv
 
 QUESTIONS = {
@@ -73,6 +73,16 @@ class Entry:
         """What `headline` is."""
         return "Recall@1" if self.task == "T4" else "top-1 on test"
 
+    @property
+    def minutes(self) -> float:
+        """How long it trained."""
+        return finished.minutes(self.record, self.record["settings"])
+
+    @property
+    def processor(self) -> str:
+        """What it trained on."""
+        return finished.processor(self.record)
+
     def error(self, fraction: float) -> float | None:
         """Return the standard error of a share of the test images; None if none are counted."""
         return (fraction * (1 - fraction) / self.images) ** 0.5 if self.images else None
@@ -101,7 +111,7 @@ def entry(folder: Path, record: dict) -> Entry:
     try:
         history = from_csv((folder / "history.csv").read_text())
         found = Entry(folder, record, history, _changed(folder, record), *_counts(folder))
-        numbers = [found.headline, record["seconds"], record["num_parameters"], record["seed"]]
+        numbers = [found.headline, found.minutes, record["num_parameters"], record["seed"]]
         numbers += [value for _, values in table(found) for value in values]
         texts = [record[key] for key in ("protocol", "hardware", "finished", "dataset")]
         texts += record["versions"]

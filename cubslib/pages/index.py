@@ -98,7 +98,7 @@ def _table(title: str, runs: list[Shown]) -> dict:
         cells = [(value, f"{100 * value:.1f}") for value in numbers]
         cells += [(error or 0, "–" if error is None else f"{100 * error:.1f}")]
         cells += [(entry.images, f"{entry.images:,}" if entry.images else "–")]
-        cells += [(entry.record["seconds"], f"{entry.record['seconds'] / 60:.1f}")]
+        cells += [(entry.minutes, f"{entry.minutes:.1f}")]
         cells += [(str(entry.changed.get(name, "")),) * 2 for name in names]
         rows.append({"entry": entry, "address": run.address, "cells": cells, "aside": run.aside})
     tasks = sorted({run.entry.task for run in runs})

@@ -93,7 +93,8 @@ def classifier(run: Run) -> Markdown:
         f"**{top1:.1%}** correctly (standard error {error:.1%}, chance {1 / num_classes:.1%}); "
         f"the right class is among its first five for {record['test']['top5']:.1%}. On val, which "
         f"chose the epoch, it was {record['val']['top1']:.1%}. One run, seed {record['seed']}, "
-        f"{record['seconds'] / 60:.1f} minutes of training on {record['hardware']}."
+        f"{finished.minutes(record, record['settings']):.1f} minutes of training on "
+        f"{finished.processor(record)}."
     )
     if run.task == "T1" and record["protocol"] == "complete":
         passed = "passes" if top1 > COURSE_BAR else "does not pass"

@@ -15,7 +15,7 @@ from cubslib import CubsError, machine
 from cubslib.disk import whole
 from cubslib.pages import plots
 from cubslib.runs import finished, parameters, published
-from cubslib.runs.history import best_row, from_csv
+from cubslib.runs.history import from_csv
 
 START, END = "<!-- results: made by python -m cubslib results -->\n", "<!-- end of results -->\n"
 TOLD = ("seed", "dataset", "preset")  # in columns of their own, or always
@@ -89,14 +89,14 @@ def _groups(found: Sequence[Found]) -> list[list[Found]]:
     return sorted(order, key=lambda group: (group[0][1]["task"], group[0][0].name))
 
 
-def _settings(record: dict) -> str:
-    """Return what of a run is not at its default, with what the recipe or val chose."""
+def _settings(record: dict, **more) -> str:
+    """Return what of a run is not at its default, with what the recipe or val chose, and `more`."""
     settings, default = record["settings"], parameters.defaults(record["task"])
     told = {"preset": settings["preset"]}
     asked = record.get("asked", {}).items()
     told |= {name: x for name, x in asked if x != default.get(name) and name not in TOLD}
     told |= {name: settings[name] for name in ("fashion", "init_from") if name in settings}
-    return ", ".join(f"{name}={value}" for name, value in told.items())
+    return ", ".join(f"{name}={value}" for name, value in (told | more).items())
 
 
 def _recognition(group: list[Found]) -> dict[str, str]:
@@ -120,8 +120,7 @@ def _row(group: list[Found], scores: dict[str, list[float]], fits: list[str]) ->
     """Return the cells of runs that differ in the seed alone, each with one of its `fits`."""
     _, record = group[0]
     first, *others = scores.items()
-    rows = [[row for row in _history(folder) if row["fit"] == fit]
-            for (folder, _), fit in zip(group, fits, strict=True)]  # fmt: skip
+    rows = [_fits(folder).get(fit, []) for (folder, _), fit in zip(group, fits, strict=True)]
     trained = all(rows)
     minutes = [sum(finished.minutes(row, record["settings"]) for row in own)
                for own, (_, record) in zip(rows, group, strict=True)]  # fmt: skip
@@ -132,10 +131,10 @@ def _row(group: list[Found], scores: dict[str, list[float]], fits: list[str]) ->
         first[0]: _spread([100 * x for x in first[1]]),
         "se": _error(first[1], record.get("test_images", 0)),
         **{name: _spread([100 * x for x in values]) for name, values in others},
-        "epochs": _spread([len(own) for own in rows], 0) if trained else "",
+        "epochs": ", ".join(dict.fromkeys(str(len(own)) for own in rows)) if trained else "",
         "parameters": f"{record['num_parameters'] / 1e6:.2f} M",
         "minutes": _spread(minutes, 0 if min(minutes) >= 10 else 1) if trained else "",
-        "processor": "; ".join(dict.fromkeys(_processor(record) for _, record in group)),
+        "processor": "; ".join(dict.fromkeys(finished.processor(record) for _, record in group)),
         "data": f"{record['settings'].get('title', '')}: {record['protocol']}".removeprefix(": "),
         "seed": ", ".join(links),
     }
@@ -157,21 +156,16 @@ def _error(shares: list[float], images: int) -> str:
     return f"{100 * (share * (1 - share) / images) ** 0.5:.1f}" if images else ""
 
 
-def _processor(record: dict) -> str:
-    threads = record["settings"].get("threads", 0)
-    on_cpu = record["settings"].get("device") == "cpu"
-    said = f", {threads} thread{'s'[: threads > 1]}" if on_cpu else ""
-    return f"{record['hardware']}{said}"
-
-
-def _history(folder: Path) -> list[dict]:
-    """Return the rows of a published history; none where it is not there (scored apart)."""
-    path = folder / "history.csv"
+def _fits(folder: Path) -> dict[str, list[dict]]:
+    """Return the rows of a published history by fit; none where it is not there (scored apart)."""
+    path, fits = folder / "history.csv", {}
     try:
-        return from_csv(path.read_text("utf-8")) if path.exists() else []
+        for row in from_csv(path.read_text("utf-8")) if path.exists() else []:
+            fits.setdefault(row["fit"], []).append(row)
     except (OSError, ValueError):
         raise CubsError(f"notebooks/results/{folder.name}/history.csv cannot be read: restore it, "
                         "or publish the run again.") from None  # fmt: skip
+    return fits
 
 
 def _table(rows: list[dict[str, str]]) -> str:
@@ -210,52 +204,47 @@ def _caption(found: Sequence[Found]) -> str:
 
 @rc_context(plots.STYLE)
 def curves(found: Sequence[Found]) -> Figure | None:
-    """Draw the score on val of published runs against epochs and minutes; None without any."""
-    by_score: dict[str, list] = {}
-    for group in _groups(found):
-        for folder, record in group:
-            rows = [row for row in _history(folder) if any(key.startswith("val_") for key in row)]
-            for fit in dict.fromkeys(row["fit"] for row in rows):
-                own = [row for row in rows if row["fit"] == fit]
-                score = next(key for key in own[0] if key.startswith("val_"))
-                by_score.setdefault(score, []).append((_line(record, fit), record, own))
-    if not by_score:
+    """Draw the score on val of published runs against epochs and minutes; None without any.
+
+    Runs that differ in the seed alone have one colour.
+    """
+    scores = _scores(found)
+    if not scores:
         return None
-    figure = Figure(figsize=(10, 4.2 * len(by_score)))
+    figure = Figure(figsize=(11, 4.2 * len(scores)))
+    axes = figure.subplots(len(scores), 2, squeeze=False, sharey="row")
     said = []
-    axes = figure.subplots(len(by_score), 2, squeeze=False, sharey="row")
-    for (left, right), (score, drawn) in zip(axes, by_score.items(), strict=True):
-        said += _draw(left, right, score, drawn)
-        left.set(xlabel="epoch", ylabel=score.replace("val_", "val "))
+    for (left, right), (score, lines) in zip(axes, scores.items(), strict=True):
+        for number, (name, drawn) in enumerate(lines.items()):
+            look = {"color": plots.PALETTE[number % 7], "linestyle": "-" if number < 7 else "--"}
+            for rows, minutes in drawn:
+                values = [row[score] for row in rows]
+                left.plot([row["epoch"] for row in rows], values, **look)
+                (line,) = right.plot(minutes, values, **look)
+            line.set_label(plots.shortened(name, 34, 3))
+            best = _spread([100 * max(row[score] for row in rows) for rows, _ in drawn])
+            said.append(f"{name}: best {best} % in {max(m[-1] for _, m in drawn):.0f} minutes")
+        left.set(xlabel="epoch", ylabel=score.replace("_", " "), ylim=(0, None))
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        right.set(xlabel="minutes of training")
+        right.set(xlabel="minutes of training", xlim=(0, None))
         right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    told = plots.listed(said, 12)
-    return plots.described(figure, f"Curves on val against epochs and minutes: {told}.")
+        left.grid()
+        right.grid()
+    told = "; ".join([*said[:12], *([f"and {len(said) - 12} more"] if said[12:] else [])])
+    return plots.described(figure, f"Curves on val against epochs and minutes. {told}.")
 
 
-def _line(record: dict, fit: str) -> str:
-    name = f"{record['task']}: {_settings(record)}"
-    return name if record["task"] != "T3" else name.replace(record["settings"]["fashion"], fit)
-
-
-def _draw(left, right, score: str, drawn: list[tuple]) -> list[str]:
-    """Draw each run's line, seeds in one colour; return what each shows, in words."""
-    styles: dict[str, tuple] = {}
-    said = []
-    for name, record, rows in drawn:
-        count, new = len(styles), name not in styles
-        look = styles.setdefault(name, (plots.PALETTE[count % 7], "-" if count < 7 else "--"))
-        style = dict(zip(("color", "linestyle"), look, strict=True)) | {"linewidth": 1.2}
-        values = [row[score] for row in rows]
-        minutes = list(accumulate(finished.minutes(row, record["settings"]) for row in rows))
-        left.plot([row["epoch"] for row in rows], values, **style)
-        right.plot(minutes, values, label=plots.shortened(name, 34, 3) if new else None, **style)
-        best = best_row(rows)
-        said.append(f"{name}, seed {record['seed']}, best {100 * best[score]:.1f} % (epoch "
-                    f"{best['epoch']}), {minutes[-1]:.0f} minutes")  # fmt: skip
-    for ax in (left, right):
-        ax.set_ylim(bottom=0)
-        ax.grid()
-    return said
+def _scores(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[list, list]]]]:
+    """Return what there is to draw: score on val → line → (rows, minutes so far) a seed."""
+    scores: dict[str, dict] = {}
+    for folder, record in (run for group in _groups(found) for run in group):
+        for fit, rows in _fits(folder).items():
+            score = next((key for key in rows[0] if key.startswith("val_")), None)
+            if score is not None:
+                several = {} if record["task"] in ("T1", "T2") else {"fit": fit}
+                name = f"{record['task']}: {_settings(record, **several)}"
+                times = [finished.minutes(row, record["settings"]) for row in rows]
+                drawn = scores.setdefault(score, {}).setdefault(name, [])
+                drawn.append((rows, list(accumulate(times))))
+    return scores

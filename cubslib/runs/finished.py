@@ -202,6 +202,14 @@ def minutes(timed: Mapping, settings: Mapping) -> float:
     return seconds / 60
 
 
+def processor(record: Mapping) -> str:
+    """Return what a record's run was computed on, with the number of threads on a CPU."""
+    settings = record["settings"]
+    if settings.get("device") != "cpu" or not settings.get("threads"):
+        return record["hardware"]
+    return f"{record['hardware']}, {settings['threads']} thread{'s'[: settings['threads'] != 1]}"
+
+
 class _Arrays(dict):
     """Arrays by name; one that is missing is said to be."""
 
