@@ -66,7 +66,7 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
     scores = {"val": {"top1": 0.5, "top5": 0.75}}
     for seed, top1 in enumerate((0.25, 0.27, 0.23)):
         publish(f"T1,seed={seed}", asked={"seed": seed}, test={"top1": top1, "top5": 0.5}, **scores)
-    publish("T2,lr", asked={"lr": 0.1, "preset": "cpu"}, hardware="another CPU")
+    publish("T2,lr", asked={"lr": 0.1, "preset": "cpu"}, hardware="another CPU", dirty=True)
     names = results.remake()
     assert names == ["README.md", "notebooks/results/curves.png"]
     text = (project / "README.md").read_text()
@@ -82,6 +82,8 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
         assert path.is_file()
     assert second["run"] == "T2: `preset=cpu, lr=0.1`"
     assert (second["test top-1 %"], second["processor"]) == ("25.0", "another CPU")
+    assert [row["seed"].endswith("\\*") for row in (first, second)] == [False, True]
+    assert text.count("An asterisk: the code had changes") == 1
     results.remake()
     assert (project / "README.md").read_text() == text
     picture = project / "notebooks/results/curves.png"

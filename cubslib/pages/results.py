@@ -125,7 +125,7 @@ def _row(group: list[Found], scores: dict[str, list[float]], fits: list[str]) ->
     minutes = [sum(finished.minutes(row, record["settings"]) for row in own)
                for own, (_, record) in zip(rows, group, strict=True)]  # fmt: skip
     links = [f"[{record['seed']}](notebooks/results/{quote(folder.name)}/metrics.json)"
-             for folder, record in group]  # fmt: skip
+             + "\\*" * bool(record.get("dirty")) for folder, record in group]  # fmt: skip
     return {
         "run": f"{record['task']}: `{_settings(record)}`",
         first[0]: _spread([100 * x for x in first[1]]),
@@ -192,6 +192,8 @@ def _caption(found: Sequence[Found]) -> str:
             "Cars196 holds byte-identical photographs under two labels; a *cropped copy* is cut to "
             "the car already, an easier task than the standard one."
         )
+    if any(record.get("dirty") for _, record in found):
+        told.append("An asterisk: the code had changes that were not committed.")
     weighty = [folder.name for folder, _ in found if (folder / "best.ckpt").exists()]
     if weighty:
         told.append(
