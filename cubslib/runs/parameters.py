@@ -248,7 +248,7 @@ def command(task: str, asked: dict, **changes: object) -> str:
     """Return the command of a new run: as `asked`, with `changes`, in a folder of its own.
 
     >>> command("T1", check("T1", {"seed": 1, "run_dir": "mine"}), lr=0.05)
-    'python -m cubslib run T1 -p seed 1 -p lr 0.05'
+    'python -m cubslib run T1 -p lr 0.05 -p seed 1'
     """
     default = defaults(task) | {"run_dir": asked["run_dir"], "restart": asked["restart"]}
     pairs = [
