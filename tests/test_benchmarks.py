@@ -40,7 +40,7 @@ def test_every_benchmark_runs_and_writes_nothing():
 def test_a_benchmark_that_is_none_is_refused():
     done = benchmarks("speed")
     assert done.returncode == 2
-    assert "speed: the parts are timing, loss" in done.stderr
+    assert "speed: the parts are pace, loss" in done.stderr
 
 
 def test_contenders_take_turns_and_the_median_counts(monkeypatch):

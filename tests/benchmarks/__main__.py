@@ -51,7 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all run")
-    parser.add_argument("--patience", type=float, default=20.0, metavar="SECONDS",
+    parser.add_argument("--patience", type=float, default=10.0, metavar="SECONDS",
                         help="what takes longer is run once (default: %(default)s)")  # fmt: skip
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):

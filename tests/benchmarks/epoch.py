@@ -3,6 +3,7 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 
 import loading
 import prepared
@@ -10,13 +11,13 @@ import timing
 import torch
 from torch import nn
 
-from cubslib import models, sampling, scoring, training
+from cubslib import machine, models, sampling, scoring, training
 from cubslib.augment import Augmentation
 from cubslib.progress import Progress
 from cubslib.state import begin, save
 
 
-def ours(data, how) -> callable:
+def ours(data, how) -> Callable[[], None]:
     """Return what trains one more epoch by our loop."""
     run = prepared.run(data, how)
     batches = sampling.shuffled
@@ -33,26 +34,27 @@ def ours(data, how) -> callable:
     return one
 
 
-def lightnings(lightning, data, how, workers: int) -> callable:
+def lightnings(lightning, data, how, workers: int) -> Callable[[], None]:
     """Return what trains one more epoch by Lightning's Trainer on ImageFolder."""
 
     class Classifier(lightning.LightningModule):
         def __init__(self):
             super().__init__()
-            self.model, self.hits = models.CustomCNN(len(data.classes)), []
+            self.model = models.CustomCNN(len(data.classes))
 
         def training_step(self, batch, _):
             return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
 
         def validation_step(self, batch, _):
-            self.hits.append((self.model(batch[0]).argmax(1) == batch[1]).float().mean())
+            hits = (self.model(batch[0]).argmax(1) == batch[1]).float()
+            self.log("val_top1", hits.mean(), batch_size=len(hits))
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.01, momentum=0.9, nesterov=True)
 
     warnings.filterwarnings("ignore")
     trainer = lightning.Trainer(
-        max_epochs=0, accelerator="cpu", precision=prepared.machine.precision("cpu"), logger=False,
+        max_epochs=0, accelerator="cpu", precision=machine.precision("cpu"), logger=False,
         default_root_dir=tempfile.mkdtemp(dir=prepared.scratch()), enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
@@ -90,6 +92,6 @@ def compare(data, told: str, size: int, quick: bool) -> dict:
 
 def rows(quick: bool) -> list[dict]:
     """Return a row a size of the recipe's first and last epochs."""
-    data, told = prepared.images("Tiny ImageNet", 16 if quick else 2_560, 64, quick)
+    data, told = prepared.images("Tiny ImageNet", 16 if quick else 1_280, 64, quick)
     data.read([0])  # packed now
     return [compare(data, told, size, quick) for size in ((32,) if quick else (32, 64))]

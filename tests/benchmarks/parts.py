@@ -6,7 +6,7 @@ from pathlib import Path
 
 CURVES = Path(__file__).parent / "growth.png"
 PARTS = (
-    *("timing", "loss", "recall", "attention", "steps", "loading", "share", "packing", "epoch"),
+    *("pace", "loss", "recall", "attention", "steps", "loading", "share", "packing", "epoch"),
     *("startup", "growth", "profiling"),
 )
 
@@ -22,8 +22,6 @@ def measure(name: str, quick: bool, patience: float) -> dict:
     part, machine, start = importlib.import_module(name), timing.this_machine(), time.time()
     rows = part.rows(quick)
     title, _, more = part.__doc__.strip().partition("\n")
-    if name == "timing":
-        title, more = part.rows.__doc__.removeprefix("Return t").capitalize(), ""
     machine["took s"] = time.time() - start
     comment = part.comment(rows) if hasattr(part, "comment") else ""
     if name == "growth" and not quick:

@@ -9,6 +9,7 @@ from pathlib import Path
 import prepared
 import timing
 
+ROOT = Path(__file__).parents[2]
 FIRST_STEP = str(Path(__file__).parent / "first_step.py")
 
 
@@ -23,8 +24,9 @@ def rows(quick: bool) -> list[dict]:
     calls = iter(range(99))
 
     def call(*arguments) -> None:
-        own = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        subprocess.run([sys.executable, *arguments], env=own, check=True, stdout=subprocess.DEVNULL)
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        subprocess.run([sys.executable, *arguments], env=os.environ | {"PYTHONPATH": path},
+                       check=True, stdout=subprocess.DEVNULL)  # fmt: skip
 
     def first_step() -> None:
         arguments = [FIRST_STEP, str(data_root), str(prepared.scratch() / f"run{next(calls)}")]

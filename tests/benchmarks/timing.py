@@ -1,4 +1,4 @@
-"""What all benchmarks share: time and memory of contenders, the machine and its pace."""
+"""What all benchmarks share: time and memory of contenders, the machine."""
 
 import multiprocessing
 import os
@@ -7,13 +7,11 @@ import statistics
 import time
 from collections.abc import Callable
 
-import prepared
 import torch
-import torchvision
 
 from cubslib import machine
 
-PATIENCE = [20.0]  # seconds after which one run of a contender is enough
+PATIENCE = [10.0]  # seconds after which one run of a contender is enough
 
 
 def seconds(contenders: dict[str, Callable], repeats: int = 5) -> dict[str, float]:
@@ -72,17 +70,3 @@ def this_machine() -> dict:
 def precisions() -> list[str]:
     """Return the precisions worth a measurement: bf16 without instructions for it takes minutes."""
     return list(dict.fromkeys(["32-true", machine.precision("cpu")]))
-
-
-def rows(quick: bool) -> list[dict]:
-    """Return the machine's pace, images/s in training torchvision's ResNet-18 (7x7 stem)."""
-    batch, size = (4, 32) if quick else (128, 64)
-    steps = {
-        precision: prepared.step(
-            torchvision.models.resnet18(num_classes=200), batch, size, precision
-        )
-        for precision in precisions()
-    }
-    times = seconds(steps, 1 if quick else 5)
-    return [{"batch": batch, "px": size, "pace": batch / min(times.values())}
-            | {f"{name} images/s": batch / taken for name, taken in times.items()}]  # fmt: skip
