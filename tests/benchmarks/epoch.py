@@ -75,7 +75,7 @@ def lightnings(lightning, data, how, workers: int) -> Callable[[], None]:
 def compare(data, told: str, size: int, quick: bool) -> dict:
     """Compare at `size` pixels a side; val is the training images again."""
     batch = 8 if quick else 256
-    how = prepared.recipe(epochs=20, batch_size=batch, sizes=((0, size),), test_size=64)
+    how = prepared.recipe(epochs=20, batch_size=batch, sizes=((0, size),))
     contenders = {"ours": ours(data, how)}
     lightning = prepared.peer("pytorch_lightning")
     if lightning:
@@ -94,4 +94,5 @@ def rows(quick: bool) -> list[dict]:
     """Return a row a size of the recipe's first and last epochs."""
     data, told = prepared.images("Tiny ImageNet", 16 if quick else 1_280, 64, quick)
     data.read([0])  # packed now
-    return [compare(data, told, size, quick) for size in ((32,) if quick else (32, 64))]
+    first, *_, last = (size for _, size in prepared.recipe().sizes)
+    return [compare(data, told, size, quick) for size in ((first,) if quick else (first, last))]

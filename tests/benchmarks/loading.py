@@ -79,6 +79,6 @@ def rows(quick: bool) -> list[dict]:
     """Return a row a data set."""
     few = 16 if quick else 0
     return [
-        compare("Tiny ImageNet", "recognition", few or 5_120, 64, quick),
+        compare("Tiny ImageNet", "custom_cnn", few or 5_120, 64, quick),
         compare("Cars196", "classification", few or 1_024, 128, quick),
     ]

@@ -94,7 +94,7 @@ def step(model: nn.Module, batch: int, size: int, precision: str) -> Callable[[]
 
 def recipe(**changes) -> recipes.Recipe:
     """Return T1's recipe of the preset `cpu`, with `changes`."""
-    return dataclasses.replace(recipes.RECIPES["recognition", "cpu"], **changes)
+    return dataclasses.replace(recipes.RECIPES["custom_cnn", "cpu"], **changes)
 
 
 def run(train: PackedImages, how: recipes.Recipe) -> Run:

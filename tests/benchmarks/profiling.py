@@ -50,8 +50,8 @@ def measure(name: str, model, size: int, quick: bool) -> list[dict]:
 
 def rows(quick: bool) -> list[dict]:
     """Return the rows of T1 and T3 at the recipe's first and last size."""
-    found = []
-    for size in (32,) if quick else (32, 64):
+    (first, *_, last), found = (size for _, size in prepared.recipe().sizes), []
+    for size in (first,) if quick else (first, last):
         found += measure("T1", models.CustomCNN(200), size, quick)
         found += measure("T3", models.cubs_resnet18(200, "serial_12"), size, quick)
     return found
