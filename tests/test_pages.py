@@ -307,7 +307,7 @@ def test_sentences_hold_when_the_embedding_loses_and_without_arrays(tmp_path):
     )
     assert "−80.0 points, more than two standard errors" in answer(read(folder))
     (folder / "arrays.npz").unlink()
-    assert answer(read(folder)).endswith("second stage: −80.0 points.")
+    assert answer(read(folder)).endswith("by the embedding: −80.0 points.")
 
 
 def test_only_runs_that_differ_in_the_seed_are_gathered(tmp_path):

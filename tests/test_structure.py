@@ -140,20 +140,14 @@ def imports(files, readme):
 
 
 def sources(files):
-    """Hold `machine.USED` to what a fit and a score run through."""
+    """Hold `machine.USED` to what a fit and a score run through, and what chooses among them."""
     texts = {module(name): text for name, text in files.items() if name.startswith("cubslib/")}
-    apart = {
-        "__init__",
-        "budget",
-        "disk",
-        "progress",
-        "recipes",
-        "machine",
-        "runs",
-    }  # these choose no number
-    for name in machine.USED:
+    # These choose no number.
+    apart = {"__init__", "budget", "disk", "progress", "recipes", "machine", "runs"}
+    used = [name.replace("/", ".") for name in machine.USED]
+    for name in used:
         for other in {one.split(".")[0] for one in imported(texts[name])} & set(texts):
-            if other not in apart | set(machine.USED):
+            if other not in apart | set(used):
                 yield f"{name} imports {other}, whose code no record fingerprints"
 
 
