@@ -19,13 +19,15 @@ PIP = "import pathlib, sys\nprint(*sys.argv[1:], pathlib.Path('constraints.txt')
 def launch(tmp_path, monkeypatch):
     """Run the launcher's cells in order in `content`, and return what they printed."""
     content, modules = tmp_path / "content", tmp_path / "modules"
-    for name, text in (("pip/__main__.py", PIP), ("google/colab/drive.py", DRIVE)):
-        (modules / name).parent.mkdir(parents=True)
+    parts = {"pip/__main__.py": PIP, "pip/__init__.py": "", "google/colab/drive.py": DRIVE}
+    for name, text in parts.items():
+        (modules / name).parent.mkdir(parents=True, exist_ok=True)
         (modules / name).write_text(text)
     content.mkdir()
     paths = (str(modules), os.environ.get("PYTHONPATH"), str(ROOT))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PIP_DRY_RUN", "1")  # should the real one be called all the same
 
     def run(colab=True, **values):
         if not colab:
