@@ -39,7 +39,7 @@ def launch(tmp_path, monkeypatch):
         notebook.cells.insert(2, nbformat.v4.new_code_cell(chosen))
         NotebookClient(notebook, timeout=500, kernel_name="python3").execute()
         outputs = [one for cell in notebook.cells for one in cell.get("outputs", [])]
-        return "".join(one.get("text", "") for one in outputs)
+        return "".join(one.get("text", "") for one in outputs).replace("\r", "")
 
     return run
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,8 @@ class Entry:
         """
         cut = [name for name in ("limit_classes", "val_classes") if self.changed.get(name)]
         val = self.record["val"]["top1"] if self.task != "T4" else -len(self.changed)
-        return self.sample, len(cut), -val, _reversed(self.record["finished"])
-
-
-def _reversed(time: str) -> tuple[int, ...]:
-    return tuple(-ord(letter) for letter in time)
+        when = datetime.fromisoformat(self.record["finished"]).timestamp()
+        return self.sample, len(cut), -val, -when
 
 
 def entry(folder: Path, record: dict) -> Entry:
@@ -107,7 +105,7 @@ def entry(folder: Path, record: dict) -> Entry:
         history = from_csv((folder / "history.csv").read_text())
         found = Entry(folder, record, history, _changed(folder, record), *_counts(folder))
         numbers = [found.headline, record["seconds"], record["num_parameters"], record["seed"]]
-        numbers += [value for _, values in table(found) for value in values]
+        numbers += [value for _, values in table(found)[1] for value in values]
         texts = [record[key] for key in ("protocol", "hardware", "finished", "dataset")]
         texts += record["versions"]
         good = history and np.isfinite(np.array(numbers, float)).all() and "" not in texts
@@ -138,20 +136,16 @@ def _counts(folder: Path) -> tuple[int, int]:
     return len(labels), len(np.unique(labels))
 
 
-def table(found: Entry) -> list[tuple[str, list[float]]]:
-    """Return the headline table: rows of (what was scored, fractions under `columns`)."""
+def table(found: Entry) -> tuple[tuple[str, ...], list[tuple[str, list[float]]]]:
+    """Return the headline table: its columns, and rows of (what was scored, fractions)."""
+    record = found.record
     if found.task == "T4":
-        return [(name, [found.record["recall"][stage][k] for k in ("1", "2", "4", "8")])
-                for stage, name in STAGES.items()]  # fmt: skip
-    rows = [(split, found.record[split]) for split in ("test", "val")]
-    rows += [(f"val, {name}", row) for name, row in found.record.get("fashions", {}).items()]
-    return [(name, [row["top1"], row["top5"]]) for name, row in rows]
-
-
-def columns(found: Entry) -> tuple[str, ...]:
-    """Return the heads of the columns of `table`."""
-    ks = ("R@1", "R@2", "R@4", "R@8")
-    return ks if found.task == "T4" else ("top-1", "top-5")
+        ks = ("1", "2", "4", "8")
+        rows = [(name, [record["recall"][fit][k] for k in ks]) for fit, name in STAGES.items()]
+        return tuple(f"R@{k}" for k in ks), rows
+    rows = [(split, record[split]) for split in ("test", "val")]
+    rows += [(f"val, {name}", row) for name, row in record.get("fashions", {}).items()]
+    return ("top-1", "top-5"), [(name, [row["top1"], row["top5"]]) for name, row in rows]
 
 
 def percent(fraction: float) -> str:
