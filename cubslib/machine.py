@@ -17,10 +17,11 @@ from cubslib.disk import fingerprint
 
 CODE = Path(__file__).parent
 PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
-# The modules that a fit or a score runs through.
+# The modules that a fit or a score runs through, or that choose its epoch or fashion.
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
     *("attention", "blocks", "models", "losses", "metrics", "state", "training", "scoring"),
+    "runs/history",
 )
 
 

@@ -86,8 +86,9 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
 def saved_epochs(run: Run, name: str) -> int:
     """Return how many epochs of a fit its last.ckpt holds: what a resume would find."""
     path = run.checkpoint(name, "last")
-    saved = torch.load(path, weights_only=True, mmap=True) if path.exists() else {"history": []}
-    return len(saved["history"])
+    if not path.exists():
+        return 0
+    return len(torch.load(path, map_location="cpu", weights_only=True)["history"])
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -70,6 +70,7 @@ def test_a_checkout_with_a_changed_file_is_dirty_and_with_a_new_one_is_not(monke
 @pytest.fixture
 def losses(tmp_path, monkeypatch):
     """The file of `losses` in a copy of the library, which this process was imported from."""
+    (tmp_path / "runs").mkdir()
     for name in machine.USED:
         shutil.copyfile(Path(machine.__file__).parent / f"{name}.py", tmp_path / f"{name}.py")
     monkeypatch.setattr(machine, "CODE", tmp_path)

@@ -64,13 +64,21 @@ def library():
     return {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(paths)}
 
 
-def notebooks():
+def notebooks(*stems):
     """Stem → the four notebooks as committed, or as they are where git is not there."""
     found = {}
-    for task in TASKS.values():
-        name = f"notebooks/{task.notebook}.ipynb"
+    for stem in stems or [task.notebook for task in TASKS.values()]:
+        name = f"notebooks/{stem}.ipynb"
         text = git("show", f"HEAD:{name}") or (ROOT / name).read_bytes()
-        found[task.notebook] = nbformat.reads(text.decode(), as_version=4)
+        found[stem] = nbformat.reads(text.decode(), as_version=4)
+    return found
+
+
+def launcher():
+    """The launcher as committed, without the calls of the shell that it alone may make."""
+    found = notebooks("colab")
+    for cell in found["colab"].cells:
+        cell.source = re.sub(r"^( *)!.*", r"\1pass", cell.source, flags=re.MULTILINE)
     return found
 
 
@@ -142,20 +150,14 @@ def imports(files, readme):
 
 
 def sources(files):
-    """Hold `machine.USED` to what a fit and a score run through."""
+    """Hold `machine.USED` to what a fit and a score run through, and what chooses among them."""
     texts = {module(name): text for name, text in files.items() if name.startswith("cubslib/")}
-    apart = {
-        "__init__",
-        "budget",
-        "disk",
-        "progress",
-        "recipes",
-        "machine",
-        "runs",
-    }  # these choose no number
-    for name in machine.USED:
+    # These choose no number.
+    apart = {"__init__", "budget", "disk", "progress", "recipes", "machine", "runs"}
+    used = [name.replace("/", ".") for name in machine.USED]
+    for name in used:
         for other in {one.split(".")[0] for one in imported(texts[name])} & set(texts):
-            if other not in apart | set(machine.USED):
+            if other not in apart | set(used):
                 yield f"{name} imports {other}, whose code no record fingerprints"
 
 
@@ -169,6 +171,9 @@ def layout(files):
     for name in sorted(tops - AGREED - OF_TOOLS):
         if not name.startswith("."):
             yield f"{name} does not belong at the top"
+    known = {f"notebooks/{stem}.ipynb" for stem in ("colab", *(t.notebook for t in TASKS.values()))}
+    for name in sorted({name for name in files if name.endswith(".ipynb")} - known):
+        yield f"{name} is none of the four notebooks, nor their launcher"
 
 
 def committed(files):
@@ -299,6 +304,7 @@ def sizes(files):
         (lambda files: imports(files, (ROOT / "README.md").read_text()), library),
         (sources, library), (layout, project), (committed, project), (environment, project),
         (parameters, notebooks), (notebook_code, notebooks), (notebook_form, notebooks),
+        (notebook_code, launcher), (notebook_form, launcher),
         (docstrings, library), (sizes, library),
     ],
     ids=lambda x: getattr(x, "__name__", None),
@@ -374,6 +380,7 @@ def test_code_that_a_number_comes_from_and_no_record_names_is_seen():
     ("check", "breach"),
     [
         (layout, {"utils.py": b""}),
+        (layout, {"notebooks/T5.ipynb": b""}),
         (layout, {"environment.yml": None}),
         (committed, {"notes.txt": b"x" * 500_001}),
         (committed, {"notebooks/car.jpg": b""}),
@@ -438,6 +445,7 @@ def edited(old, new):
         (notebook_code, notebook("while False:\n    pass")),
         (notebook_code, notebook("for x in range(3):\n    pass")),
         (notebook_code, notebook("%matplotlib inline")),
+        (notebook_code, notebook("!pip install cubslib")),
         (notebook_code, notebook("import sys\nsys.path.append('x')")),
         (notebook_code, notebook("pass\n" * 21)),
         (notebook_form, notebook("pass", execution_count=1)),

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from cubslib import losses, metrics, scoring
 from cubslib.pages import pictures, plots
+from cubslib.pages.entries import STAGES
 from cubslib.pages.table import Table
 from cubslib.runs import Run
 from cubslib.sampling import class_balanced
 
-STAGES = ("classification", "embedding")
 MARGINS = (0.0, 0.05, 0.1, 0.2, 0.5)
 
 

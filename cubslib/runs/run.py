@@ -20,7 +20,7 @@ from cubslib.recipes import Recipe
 from cubslib.runs import finished, parameters, settle
 from cubslib.runs.finished import Earlier
 from cubslib.runs.folder import locate, on_file, set_aside, tidy
-from cubslib.runs.history import best_row, from_csv, to_csv
+from cubslib.runs.history import best_fit, best_row, from_csv, to_csv
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Run:
 
     def best_fit(self) -> str:
         """Return the fit with the best val score; the first of equals."""
-        return max(self["recipes"], key=lambda fit: self.best(fit)["val_top1"])
+        return best_fit([row for fit in self["recipes"] for row in self.epochs(fit)])
 
     def release(self) -> None:
         """Free the run's lock for another process."""

@@ -24,6 +24,8 @@ ONE_FASHION = "serial_12"  # where none was chosen
 def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
     """Return every parameter at its final meaning, and what else a run decides at its start.
 
+    T3's `best` is one: all fashions are trained. The record has the one that val chose.
+
     Args:
         task: `T1` … `T4`.
         asked: all parameters, checked.
