@@ -1,5 +1,6 @@
 """What moves in one training: built, saved after every epoch, restored."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cubslib import CubsError
-from cubslib.disk import whole
+from cubslib.disk import fingerprint, whole
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished
 from cubslib.runs.history import best_row
@@ -81,6 +82,33 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
         if fabric.is_global_zero:
             _follow(state)
     return state
+
+
+def take_stage(run: Run, name: str) -> None:
+    """Copy the checkpoints of a stage 1 that T4 shares, if this is one and has none of its own.
+
+    Args:
+        run: it settled whose stage 1 it takes, if any's.
+        name: the fit that is about to begin.
+
+    Raises:
+        CubsError: they are gone, or not what the run settled.
+    """
+    theirs, last = run.resolved.get("classification_from"), run.checkpoint(name, "last")
+    if name != "classification" or theirs is None or last.exists():
+        return
+    if run.fabric.is_global_zero:
+        source = run.folder.with_name(theirs) / "checkpoints" / name
+        best, mark = source / "best.ckpt", run["classification_fingerprint"]
+        there = best.is_file() and (source / last.name).is_file()
+        if not there or fingerprint(best.read_bytes()) != mark:
+            raise CubsError(f"{theirs} has no longer the {name} that {run.folder.name} shares: "
+                            "restore it, or ask for restart=True.")  # fmt: skip
+        for path in (best, source / last.name):  # the last one says that the fit is there
+            with whole(last.with_name(path.name)) as draft:
+                shutil.copyfile(path, draft)
+        print(f"{name} is taken from {theirs}, which has all of it in common with this run.")
+    run.fabric.barrier()
 
 
 def saved_epochs(run: Run, name: str) -> int:
