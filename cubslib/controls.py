@@ -1,14 +1,17 @@
 """What T4's second stage is held against, and how sure a difference is.
 
-The rows beside its two stages need no training: stage 1's features centred, or centred and
+Some rows beside its two stages need no training: stage 1's features centred, or centred and
 whitened, by what is known of the training classes; each stage averaged with the mirror images; each
-without the photographs that stand under two labels.
+without the photographs that stand under two labels. One is another run: the control, whose second
+stage goes on with cross-entropy from the same stage 1.
 
 Shapes: N images, D dimensions of an embedding, C classes.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cubslib import metrics
+from cubslib import CubsError, metrics
+from cubslib.losses import CONTROL
 from cubslib.packed import PackedImages
+from cubslib.runs import Run, finished
 
 KS = (1, 2, 4, 8)
 STAGES = ("classification", "embedding")
@@ -108,6 +113,33 @@ def compare(one: Tensor, other: Tensor, labels: Tensor) -> dict[str, list[float]
     average = [metrics.precisions_at_r(x, labels)[1] for x in (one, other)]
     scores = {"recall_at_1": hits, "map_at_r": average}
     return {name: list(bootstrap(x - y, labels)) for name, (x, y) in scores.items()}
+
+
+def control(run: Run) -> Path | None:
+    """Return the finished run that shares stage 1 and went on with cross-entropy as long, if any.
+
+    The control itself has none.
+    """
+    for folder, record in finished.sharing(run.folder, run.resolved):
+        theirs = record["settings"]
+        as_long = theirs["recipes"]["embedding"] == run["recipes"]["embedding"]
+        if as_long and theirs["mining"] == CONTROL != run["mining"]:
+            return folder
+    return None
+
+
+def against_control(run: Run, last: Tensor) -> dict[str, dict]:
+    """Return by how much a run's embeddings (N, D) are better than the control's; {} without one.
+
+    As of `compare`, with the control's name as `run`.
+    """
+    folder = control(run)
+    if folder is None:
+        return {}
+    with suppress(CubsError):  # its arrays are gone: no reason to lose this run's record
+        its = torch.from_numpy(finished.arrays(folder)["embeddings_embedding"])
+        return {CONTROL: compare(last, its, run.test.labels) | {"run": folder.name}}
+    return {}
 
 
 def bootstrap(

@@ -5,7 +5,6 @@ D dimensions of an embedding.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cubslib import CubsError, controls, losses, metrics, models
+from cubslib import CubsError, controls, metrics, models
 from cubslib.augment import prepare
 from cubslib.disk import fingerprint, whole
 from cubslib.packed import PackedImages, decode
@@ -195,35 +194,12 @@ def record_retrieval(
     differences = {name: controls.compare(last, row, labels)
                    for name, row, own in controls.rows(arrays)
                    if name != "embedding" and len(own) == len(labels)}  # fmt: skip
-    differences |= _against_control(run, last, labels)
+    differences |= controls.against_control(run, last)
     recalls = {stage: found[stage]["recall"] for stage in stages}
     rows = [f"{stage},{k},{value}" for stage, row in recalls.items() for k, value in row.items()]
     run.write("recall.csv", "\n".join(["stage,k,recall", *rows]) + "\n")
     scores = {"recall": recalls, "measures": found, "differences": differences}
     return run.finish(list(stages)[-1], arrays, models.num_parameters(model), **scores)
-
-
-def control(run: Run) -> Path | None:
-    """Return the finished run that shares stage 1 and went on with cross-entropy as long, if any.
-
-    The control itself has none.
-    """
-    for folder, record in finished.sharing(run.folder, run.resolved):
-        theirs = record["settings"]
-        as_long = theirs["recipes"]["embedding"] == run["recipes"]["embedding"]
-        if as_long and theirs["mining"] == losses.CONTROL != run["mining"]:
-            return folder
-    return None
-
-
-def _against_control(run: Run, last: Tensor, labels: Tensor) -> dict[str, dict]:
-    folder = control(run)
-    if folder is None:
-        return {}
-    with suppress(CubsError):  # its arrays are gone: no reason to lose this run's record
-        its = torch.from_numpy(finished.arrays(folder)["embeddings_embedding"])
-        return {losses.CONTROL: controls.compare(last, its, labels) | {"run": folder.name}}
-    return {}
 
 
 @torch.no_grad()
