@@ -6,27 +6,24 @@ from small import assert_same, checkpoints, shorten, small
 from test_training import stop_at
 from torch import nn
 
-from cubslib import CubsError, losses, machine, models, sampling, scoring, training
+from cubslib import CubsError, controls, losses, machine, models, sampling, scoring, training
+from cubslib.pages import beside
 from cubslib.runs import finished
 
 
 def in_two_stages(run):
-    """All that T4 does, on a small network; the number of epochs that were trained here."""
+    """All that T4 does, on a small network; the fit of each epoch that was trained here."""
     trained, train = [], training.train_epoch
+    control = run["mining"] == losses.CONTROL
+    first = nn.CrossEntropyLoss(), sampling.shuffled
+    second = losses.MultiSimilarityLoss(margin=run["margin"]), sampling.class_balanced
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train_epoch", lambda s, *a: trained.append(s.name) or train(s, *a))
         model, stages = small(run), {}
-        for name, criterion, batches in (
-            ("classification", nn.CrossEntropyLoss(), sampling.shuffled),
-            (
-                "embedding",
-                losses.MultiSimilarityLoss(margin=run["margin"]),
-                sampling.class_balanced,
-            ),
-        ):
+        for name, how in (("classification", first), ("embedding", first if control else second)):
             torch.manual_seed(run.seed)
-            model = model if name == "classification" else models.embed(model, 8)
-            training.fit(run, name, model, criterion, scoring.recall, batches)
+            model = models.embed(model, 8) if how == second else model
+            training.fit(run, name, model, how[0], scoring.recall, how[1])
             stages[name] = scoring.gallery(run, name, model)
     scoring.record_retrieval(run, model, stages, {})
     return trained
@@ -106,3 +103,46 @@ def test_a_stage_1_that_is_gone_is_said_to_be(begin):
     second.release()
     again = begin("T4", margin=0.2, restart=True)
     assert "classification_from" not in again.resolved
+
+
+def test_a_run_stands_beside_its_control_and_the_others_that_share_stage_1(begin):
+    shorten(lr=0.02)
+    control = begin("T4", mining=losses.CONTROL)
+    in_two_stages(control)
+    assert beside.stage_one(control).data.startswith("Stage 1 is this run's own. **This run is")
+    assert "is the control itself" in beside.verdict(control).data
+    assert "No other finished run" in beside.runs(control).data
+    run = begin("T4", margin=0.3)
+    in_two_stages(run)
+    assert f"Stage 1 is that of `{control.folder.name}`" in beside.stage_one(run).data
+    found = run.record["differences"]["cross_entropy"]
+    last, its = (torch.from_numpy(r.arrays["embeddings_embedding"]) for r in (run, control))
+    assert found == controls.compare(last, its, run.test.labels) | {"run": control.folder.name}
+    rows = {row["embedding against"]: row for row in beside.differences(run).rows}
+    assert rows.keys() == {"classification", f"cross-entropy going on ({control.folder.name})"}
+    assert f"{100 * found['recall_at_1'][0]:+.1f} (".replace("-", "−") in beside.verdict(run).data
+    assert [row["row"] for row in beside.measures(run).rows] == list(controls.STAGES)
+    own, other = beside.runs(run).rows
+    assert (own["run"], other["run"]) == (run.folder.name, control.folder.name)
+    assert other["differs in"] == "margin=0.1, mining='cross_entropy'"
+    # shown from its files, also after the control, and without it
+    control.checkpoint("classification").unlink()
+    (control.folder / "arrays.npz").unlink()
+    assert beside.runs(run).data == "No other finished run shares this one's stage 1 yet."
+    assert len(beside.differences(run).rows) == 2
+
+
+def test_a_control_that_is_finished_later_or_trains_longer_is_told_from_one(begin):
+    shorten(lr=0.02)
+    run = begin("T4", margin=0.3, limit_classes=4)
+    in_two_stages(run)
+    assert "cross_entropy" not in run.record["differences"]
+    said = beside.verdict(run).data
+    assert "run T4 -p limit_classes 4 -p mining cross_entropy`" in said
+    longer = begin("T4", mining=losses.CONTROL, limit_classes=4, embed_epochs=4)
+    in_two_stages(longer)
+    assert controls.control(run) is None
+    assert beside.runs(run).rows[1]["differs in"] == "margin=0.1, mining='cross_entropy', epochs=4"
+    in_two_stages(begin("T4", mining=losses.CONTROL, limit_classes=4))
+    assert "as many epochs more of cross-entropy" in beside.verdict(run).data
+    assert len(beside.differences(run).rows) == 2
