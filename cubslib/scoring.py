@@ -4,7 +4,6 @@ Shapes: N images in a data set, W processes, S pixels a side, F outputs of a net
 D dimensions of an embedding.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,9 @@ EVAL_BATCH = 256  # images at a time: nothing is kept for a backward pass
 
 @torch.no_grad()
 def outputs(
-    fabric: Fabric,
-    model: nn.Module,
-    data: PackedImages,
-    size: int,
-    head: bool = True,
-    rows: Sequence[int] | None = None,
-    mirrored: bool = False,
-) -> Tensor:
+    fabric: Fabric, model: nn.Module, data: PackedImages, size: int,
+    head=True, rows=None, mirrored=False,
+) -> Tensor:  # fmt: skip
     """Return the network's outputs for all images (N, F), float32 on the CPU.
 
     Args:
@@ -238,7 +232,8 @@ def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple
     model = load(run_dir)
     if "embedding_dim" not in model.config or not (Path(run_dir) / "arrays.npz").is_file():
         raise CubsError(
-            f"{Path(run_dir).name} is no run of T4 and has no gallery: name one that is."
+            f"{Path(run_dir).name} is no run of T4 and has no gallery, or its control, which has "
+            "no embedding: name another."
         )
     query = F.normalize(_read(model, photo), dim=1)
     arrays = finished.arrays(Path(run_dir))
