@@ -52,11 +52,18 @@ def duplicates(test: PackedImages, *others: PackedImages | None) -> NDArray[np.b
     Args:
         test: the images asked about.
         *others: where the second label may be, beside test itself.
+
+    Raises:
+        CubsError: a file is gone.
     """
     labels: dict[bytes, set[int]] = {}
     digests = []
     for data in (test, *filter(None, others)):
-        found = [hashlib.sha256((data.root / name).read_bytes()).digest() for name in data.names]
+        try:
+            found = [hashlib.sha256((data.root / x).read_bytes()).digest() for x in data.names]
+        except OSError as error:
+            raise CubsError(f"{error.filename} cannot be read ({error.strerror}): restore it, then "
+                            "run again.") from error  # fmt: skip
         digests.append(found)
         for digest, label in zip(found, data.labels.tolist(), strict=True):
             labels.setdefault(digest, set()).add(label)
@@ -122,8 +129,8 @@ def control(run: Run) -> Path | None:
     """
     for folder, record in finished.sharing(run.folder, run.resolved):
         theirs = record["settings"]
-        as_long = theirs["recipes"]["embedding"] == run["recipes"]["embedding"]
-        if as_long and theirs["mining"] == CONTROL != run["mining"]:
+        as_long = theirs["recipes"].get("embedding") == run["recipes"]["embedding"]
+        if as_long and theirs.get("mining") == CONTROL != run["mining"]:
             return folder
     return None
 

@@ -4,7 +4,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch.nn.functional import normalize
 
-from cubslib import controls, metrics
+from cubslib import CubsError, controls, metrics
 from cubslib.datasets import Cars196
 
 
@@ -79,6 +79,9 @@ def test_duplicates_are_equal_files_under_two_labels(cars_copy):
     here[-1].write_bytes((train.root / train.names[0]).read_bytes())
     assert controls.duplicates(test, train)[-1]
     assert not controls.duplicates(test)[-1]
+    here[3].unlink()
+    with pytest.raises(CubsError, match=f"{here[3].name} cannot be read .*: restore it"):
+        controls.duplicates(test)
 
 
 def test_rows_are_made_from_what_is_kept():

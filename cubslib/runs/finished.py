@@ -174,17 +174,20 @@ def sharing(folder: Path, settled: dict) -> list[tuple[Path, dict]]:
     """
     wanted = _stage_one(settled)
     return [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == "T4"
-            and _stage_one(run[1]["settings"]) == wanted]  # fmt: skip
+            and _stage_one(run[1]["settings"]) == wanted != ()]  # fmt: skip
 
 
 def _stage_one(settled: dict) -> tuple:
-    sources = settled.get("sources", {})
-    return (
-        [settled.get(name) for name in STAGE_ONE],
-        settled.get("recipes", {}).get("classification"),
-        settled.get("init_fingerprint", "random"),
-        {name: mark for name, mark in sources.items() if name not in STAGE_TWO_ONLY},
-    )
+    try:
+        sources = settled["sources"].items()
+        return (
+            [settled.get(name) for name in STAGE_ONE],
+            settled["recipes"]["classification"],
+            settled.get("init_fingerprint", "random"),
+            {name: mark for name, mark in sources if name not in STAGE_TWO_ONLY},
+        )
+    except (KeyError, TypeError, AttributeError):  # of an older version: like no other
+        return ()
 
 
 def stage_taken(folder: Path, settled: dict) -> dict[str, str]:
