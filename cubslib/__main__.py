@@ -264,12 +264,9 @@ def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> N
 
 
 def _serving(tasks: tuple[str, ...], own: bool) -> Path:
-    """Return the newest finished run of `tasks`, if `own` may serve; else a published one.
-
-    T4's control, which embeds nothing, does not.
-    """
+    """Return the newest finished run of `tasks`, if `own` may serve; else a published one."""
     from cubslib import machine
-    from cubslib.losses import CONTROL
+    from cubslib.losses import CONTROL  # T4's control embeds nothing
     from cubslib.runs import finished, published
 
     found = finished.find(machine.project_root() / "runs") if own else []

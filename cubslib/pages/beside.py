@@ -1,7 +1,5 @@
 """What T4 shows of what its second stage is held against: measures, controls, runs side by side."""
 
-from shlex import quote
-
 import torch
 from IPython.display import Markdown
 
@@ -72,10 +70,8 @@ def verdict(run: Run) -> Markdown:
         return Markdown("This run is the control itself.")
     found = _found(run).get(CONTROL)
     if found is None:
-        given, asked = parameters.defaults("T4"), parameters.compared(run.asked)
-        asked = [f"-p {name} {quote(str(value))}" for name, value in asked.items()
-                 if value != given[name] and name not in STAGE_TWO]  # fmt: skip
-        command = " ".join(["python -m cubslib run T4", *asked, f"-p mining {CONTROL}"])
+        other = {name: parameters.defaults("T4")[name] for name in STAGE_TWO} | {"mining": CONTROL}
+        command = parameters.command("T4", run.asked, **other)
         return Markdown(
             "No finished run goes on with cross-entropy from this stage 1, so that nothing here "
             "tells what the metric loss does from what more training does. This one would, in the "
