@@ -46,7 +46,7 @@ class Fit:
 
 
 def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
-    """Build what training moves, in the state that the last checkpoint holds.
+    """Build what training moves, in the state that the last checkpoint holds, own or shared.
 
     Args:
         run: its recipe for `name` says what is built.
@@ -55,9 +55,10 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
         steps: optimizer steps an epoch, which the schedule counts.
 
     Raises:
-        CubsError: the checkpoint is damaged or another network's.
+        CubsError: the checkpoint is damaged or another network's, or a shared stage's is gone.
     """
     recipe, fabric = run.recipe(name), run.fabric
+    take_stage(run, name)
     model.to(fabric.device, memory_format=torch.channels_last)
     averaged = None
     if recipe.ema_decay:

@@ -23,7 +23,7 @@ from cubslib.progress import Progress
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished, parameters, settle
 from cubslib.runs.history import best_row
-from cubslib.state import Fit, begin, load_state, save, saved_epochs, take_stage
+from cubslib.state import Fit, begin, load_state, save, saved_epochs
 
 Score = Callable[[Fabric, nn.Module, PackedImages, int], dict[str, float]]
 
@@ -65,7 +65,6 @@ def fit(
             raise CubsError(f"{run.folder.name}/history.csv lacks seconds or losses: restore it.")
         print(f"{told(name, rows)}\nRead from {run.folder.name}; nothing is trained.")
         return reported(run, name, model)
-    take_stage(run, name)
     recipe = run.recipe(name)
     steps, batch = batches(run.train.targets, recipe.batch_size, run.seed, name, 0).shape
     state = begin(run, name, model, steps)
