@@ -266,10 +266,12 @@ def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> N
 def _serving(tasks: tuple[str, ...], own: bool) -> Path:
     """Return the newest finished run of `tasks`, if `own` may serve; else a published one."""
     from cubslib import machine
+    from cubslib.losses import CONTROL  # T4's control embeds nothing
     from cubslib.runs import finished, published
 
     found = finished.find(machine.project_root() / "runs") if own else []
-    run_dir = next((folder for folder, record in found if record["task"] in tasks), None)
+    run_dir = next((folder for folder, record in found if record["task"] in tasks
+                    and record["settings"].get("mining") != CONTROL), None)  # fmt: skip
     if run_dir is None:
         run_dir = next((folder for folder, _ in published.find(*tasks)), None)
         if run_dir and own:

@@ -21,7 +21,7 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
     *("attention", "blocks", "models", "losses", "metrics", "state", "training", "scoring"),
-    "runs/history",
+    *("controls", "runs/history"),
 )
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -148,6 +149,11 @@ def test_classify_and_search_use_the_newest_run_or_the_one_named(command, projec
         assert (status, error) == (1, "--count is 0; it must be 1 or more.\n")
     assert t1.test.classes[0] in command("classify", photos["T1"])[1]
     assert t4.test.names[0] in command("search", photos["T4"])[1].splitlines()[2]
+    control = shutil.copytree(t4.folder, project / "runs" / "control") / "metrics.json"
+    newer = {"finished": "2999-01-01T00:00:00+00:00"}
+    newer["settings"] = t4.record["settings"] | {"mining": "cross_entropy"}
+    control.write_text(json.dumps(t4.record | newer))
+    assert command("search", photos["T4"])[1].splitlines()[1] == "by T4:"
 
 
 def test_nothing_is_warned_of_where_the_data_were_real(command, project, t1):

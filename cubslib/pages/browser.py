@@ -54,8 +54,8 @@ def browser(entry: Entry, data: Path, path: Path, address: str) -> None:
         "names": names,
         "labels": numbers,
         "classes": classes,
-        "makes": [_make(name) for name in classes],
-        "bodies": [_body(name) for name in classes],
+        "makes": [make(name) for name in classes],
+        "bodies": [body(name) for name in classes],
         "stages": [told for _, told in stages],
     }
     rows = [
@@ -174,20 +174,20 @@ def _classes(labels: NDArray, of_image: NDArray) -> tuple[list[int], list[str]]:
     return numbers.tolist(), [str(of_image[i]) for i in first]
 
 
-def _make(name: str) -> str:
+def make(name: str) -> str:
     """Return the make in the name of a class.
 
-    >>> _make("Land Rover Range Rover SUV 2012"), _make("Ford GT Coupe 2006")
+    >>> make("Land Rover Range Rover SUV 2012"), make("Ford GT Coupe 2006")
     ('Land Rover', 'Ford')
     """
     words = name.split()
     return " ".join(words[: 2 if words[:1] and words[0] in TWO_WORDS else 1])
 
 
-def _body(name: str) -> str:
+def body(name: str) -> str:
     """Return the body type in the name of a class, "" where it tells none.
 
-    >>> _body("Ford F-150 Regular Cab 2012"), _body("Fiat 500 Abarth 2012")
+    >>> body("Ford F-150 Regular Cab 2012"), body("Fiat 500 Abarth 2012")
     ('Cab', '')
     """
     found = [body for body in BODIES if re.search(rf"\b{body}\b", name)]

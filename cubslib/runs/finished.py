@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cubslib import CubsError, recipes
+from cubslib.disk import fingerprint
 from cubslib.runs.parameters import TASKS, differences
 
 SCHEMA = 2
@@ -23,6 +24,13 @@ KINDS = {
         "seconds": int | float,
     },
 }
+# What the weights after T4's stage 1 depend on, beside its recipe, its first weights and the code;
+# the modules that it does not need: what scores or trains nothing but stage 2.
+STAGE_ONE = (
+    *("seed", "fashion", "gate_bias", "stem", "device", "precision", "dataset", "image_size"),
+    *("data_fingerprint", "crop", "val_classes", "limit_classes"),
+)
+STAGE_TWO_ONLY = ("losses", "metrics", "controls")
 REMARKED = ("seed", "lr", "batch_size")  # may differ between runs that are compared
 
 
@@ -152,6 +160,47 @@ def unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
     if theirs["epochs"] < enough:
         unfit.append(f"epochs={theirs['epochs']!r}")
     return unfit
+
+
+def sharing(folder: Path, settled: dict) -> list[tuple[Path, dict]]:
+    """Return the finished T4 runs beside `folder` that have all of stage 1 in common with it.
+
+    That is its recipe, first weights, seed and data, and all modules but those of the loss and the
+    measures; newest first.
+
+    Args:
+        folder: of the run that asks, which is left out.
+        settled: what it settled, as read from its file.
+    """
+    wanted = _stage_one(settled)
+    return [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == "T4"
+            and _stage_one(run[1]["settings"]) == wanted != ()]  # fmt: skip
+
+
+def _stage_one(settled: dict) -> tuple:
+    try:
+        sources = settled["sources"].items()
+        return (
+            [settled.get(name) for name in STAGE_ONE],
+            settled["recipes"]["classification"],
+            settled.get("init_fingerprint", "random"),
+            {name: mark for name, mark in sources if name not in STAGE_TWO_ONLY},
+        )
+    except (KeyError, TypeError, AttributeError):  # of an older version: like no other
+        return ()
+
+
+def stage_taken(folder: Path, settled: dict) -> dict[str, str]:
+    """Return whose stage 1 a new T4 run takes, `classification_from`, and its fingerprint.
+
+    Nothing where no run in `sharing` still holds its fit's checkpoints.
+    """
+    for sibling, _ in sharing(folder, settled):
+        kept = [sibling / "checkpoints" / "classification" / f"{x}.ckpt" for x in ("best", "last")]
+        if all(path.is_file() for path in kept):
+            mark = fingerprint(kept[0].read_bytes())
+            return {"classification_from": sibling.name, "classification_fingerprint": mark}
+    return {}
 
 
 def weights(path: Path) -> Path:

@@ -256,6 +256,8 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     if on_cpu and not begun:
         resolved["pace"] = machine.pace()
     resolved = json.loads(json.dumps(described | resolved))  # as it will be read back
+    if task == "T4" and not begun:
+        resolved |= finished.stage_taken(folder, resolved)
     run = Run(task, folder, asked, resolved, *splits)
     if begun:
         _refuse_to_go_on(run, described["data_fingerprint"])
