@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cubslib import machine
+from cubslib import machine, processes
 from cubslib.pages import site
 from cubslib.pages.table import table
 from cubslib.runs import finished, folder, parameters, settle
@@ -28,8 +28,10 @@ def run(given: dict[str, object], run_notebook: Callable[[str, dict], None]) -> 
         _, data = settle.find_data(task, data_root, asked["dataset"])
         settle.open_data(task, data, asked, size=64)
     for task, own in of_task.items():
-        print(f"\n{task}, {len(done) + 1} of {len(of_task)}:", flush=True)
+        if not processes.rank():
+            print(f"\n{task}, {len(done) + 1} of {len(of_task)}:", flush=True)
         run_notebook(task, own)
         place = folder.locate(task, parameters.check(task, own))
         done.append((place, finished.read(place)))
-    print(f"\n{table(done)}\nreport: {site.site(place.parent)}")
+    if not processes.rank():
+        print(f"\n{table(done)}\nreport: {site.site(place.parent)}")

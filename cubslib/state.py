@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -61,6 +61,8 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
     take_stage(run, name)
     model.to(fabric.device, memory_format=torch.channels_last)
     averaged = None
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if recipe.ema_decay:
         average = get_ema_multi_avg_fn(recipe.ema_decay)
         averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
@@ -82,6 +84,7 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
         state.saved = len(state.history)
         if fabric.is_global_zero:
             _follow(state)
+        fabric.barrier()
     return state
 
 
@@ -110,6 +113,17 @@ def take_stage(run: Run, name: str) -> None:
                 shutil.copyfile(path, draft)
         print(f"{name} is taken from {theirs}, which has all of it in common with this run.")
     run.fabric.barrier()
+
+
+def share_statistics(state: Fit) -> None:
+    """Give every process the first one's BatchNorm statistics: those that are saved and judged.
+
+    A step normalises by the whole batch on CUDA (SyncBatchNorm), and on a CPU, for which there is
+    none, by each process's own part of it.
+    """
+    for part in (state.model, state.averaged):
+        for buffer in part.buffers() if part and state.run.fabric.world_size > 1 else ():
+            distributed.broadcast(buffer, 0)
 
 
 def saved_epochs(run: Run, name: str) -> int:

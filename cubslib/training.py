@@ -23,7 +23,7 @@ from cubslib.progress import Progress
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished, parameters, settle
 from cubslib.runs.history import best_row
-from cubslib.state import Fit, begin, load_state, save, saved_epochs
+from cubslib.state import Fit, begin, load_state, save, saved_epochs, share_statistics
 
 Score = Callable[[Fabric, nn.Module, PackedImages, int], dict[str, float]]
 
@@ -81,7 +81,7 @@ def fit(
                 if run.val is not None:
                     scores = score(run.fabric, state.reported, run.val, recipe.test_size)
                     row |= {f"val_{key}": value for key, value in scores.items()}
-                state.history.append(row)
+                state.history.append(run.fabric.broadcast(row))  # all then end at the same epoch
                 save(state)
         except KeyboardInterrupt:
             kept = saved_epochs(run, name)
@@ -117,6 +117,7 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
             if not loss.isfinite():
                 raise _diverged(state, len(terms))
+    share_statistics(state)
     found = {name: torch.stack([step[name] for step in terms]) for name in terms[-1]}
     final = (found["loss"], *state.model.state_dict().values())
     if not all(values.isfinite().all() for values in final):

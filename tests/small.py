@@ -5,16 +5,32 @@ together, import it too.
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+from torch.distributed import TCPStore
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from cubslib import losses, metrics, recipes, runs, sampling, scoring, training
+from cubslib import (
+    losses,
+    machine,
+    metrics,
+    models,
+    processes,
+    recipes,
+    runs,
+    sampling,
+    scoring,
+    training,
+)
+from cubslib.pages import prose
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["cubslib.training", "cubslib.scoring"])  # slow to import
@@ -111,13 +127,34 @@ def whole_run(project: Path, data_root: Path, writes: int) -> None:
     scoring.record_classifier(run, "classification", fit(run, certainty))
 
 
-def share(rank: int, world: int, port: int, run: runs.Run, metric: bool) -> None:
-    """Train as process `rank` of `world`; save in the run's folder what was seen and found."""
+def together(function, world: int, *arguments, machines: int = 1, limit: float = 150) -> list[int]:
+    """Call `function` in `world` processes, as torchrun does; return their exit statuses."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world // machines, "MASTER_PORT": store.port}
+    common |= {"MASTER_ADDR": "localhost", "TORCHELASTIC_USE_AGENT_STORE": True}
+    started, end = [], time.monotonic() + limit
+    for rank in range(world):
+        machine, local = divmod(rank, world // machines)
+        place = {"RANK": rank, "LOCAL_RANK": local, "GROUP_RANK": machine}
+        place |= {"TORCHELASTIC_RUN_ID": "test"} | common if world > 1 else {}
+        started.append(FORKS.Process(target=_member, args=(place, function, *arguments)))
+        started[-1].start()
+    for process in started:
+        process.join(max(end - time.monotonic(), 0))
+    for process in started:
+        process.kill()  # none waits for ever
+        process.join()
+    return [process.exitcode for process in started]
+
+
+def _member(place: dict, function, *arguments) -> None:
     torch.set_num_threads(1)
-    if world > 1:  # what torchrun sets
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        meet = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-        os.environ |= {key: str(value) for key, value in (place | meet).items()}
+    os.environ |= {key: str(value) for key, value in place.items()}
+    function(*arguments)
+
+
+def share(run: runs.Run, metric: bool) -> None:
+    """Train as one of some processes; save in the run's folder what was seen and found."""
     images, gradients, model = [], [], small(run, plain=True)
     model.conv.register_forward_pre_hook(
         lambda _, x: images.append(x[0]) if model.training else None
@@ -132,4 +169,55 @@ def share(rank: int, world: int, port: int, run: runs.Run, metric: bool) -> None
     outputs = scoring.outputs(fabric, model, run.test, 48)
     found = {"images": images, "gradients": gradients, "outputs": outputs}
     found |= {"world": fabric.world_size, "recall": metrics.recall_at_k(outputs, run.test.labels)}
-    torch.save(found, run.folder / f"rank{rank}.pt")
+    torch.save(found, run.folder / f"rank{processes.rank()}.pt")
+
+
+def whole_share(project: Path, data_root: Path, frozen: bool, dies_at: int = 0) -> None:
+    """Do all that T1 does in the folder `project`, as one of some processes.
+
+    Args:
+        project: there is saved what each process read and judged.
+        data_root: where the sample is.
+        frozen: train the CNN, its BatchNorm frozen, in three steps that see every image; otherwise
+            the small network for three epochs.
+        dies_at: the reading of training images at which process 1 is killed; 0 for none.
+    """
+    os.chdir(project)
+    machine.precision = lambda device: "32-true"
+    shorten(lr=0.01, ema_decay=0.8, **({"epochs": 1, "batch_size": 18} if frozen else {}))
+    run = runs.start("T1", {"data_root": str(data_root)})
+    said = prose.banner(run).data
+    read, judged = {split: [] for split in ("train", "val", "test")}, []
+
+    def reading(rows, split, usual):
+        read[split].append(np.asarray(rows))
+        if processes.rank() == 1 and len(read["train"]) == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(rows)
+
+    def score(fabric, model, data, size):
+        judged.append({key: x.clone() for key, x in model.state_dict().items()})
+        return certainty(fabric, model, data, size)
+
+    for split in read:
+        data = getattr(run, split)
+        data.read = functools.partial(reading, split=split, usual=data.read)
+    torch.manual_seed(run.seed)
+    model = freeze(models.CustomCNN(3)) if frozen else small(run)
+    try:
+        training.fit(run, "classification", model, nn.CrossEntropyLoss(), score)
+    except Exception as error:
+        if processes.lost(type(error).__name__, str(error)):
+            os._exit(3)
+        raise
+    scoring.record_classifier(run, "classification", model)
+    found = {"read": read, "judged": judged, "banner": said}
+    torch.save(found, project / f"rank{processes.rank()}.pt")
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Let BatchNorm normalise by its running statistics, and leave them, in training too."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eval().train = lambda mode=True: None
+    return model

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from cubslib import CubsError
+from cubslib import CubsError, processes
 from cubslib.disk import whole
 from cubslib.runs.history import to_csv
 
@@ -48,8 +48,11 @@ STYLE = {
 def show(figure: Figure, path: Path) -> None:
     """Save `figure` as a PNG at `path`, whole; in a notebook display it with its alt text.
 
-    Its numbers, if it has any, are written beside it as CSV.
+    Its numbers, if it has any, are written beside it as CSV. Of several processes the first does
+    this alone.
     """
+    if processes.rank():
+        return
     alt, numbers = figure.get_label(), getattr(figure, "numbers", ())
     with whole(Path(path)) as draft:
         figure.savefig(draft, format="png", dpi=125, metadata={"Description": alt})

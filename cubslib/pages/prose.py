@@ -7,7 +7,7 @@ import contextlib
 
 from IPython.display import Markdown
 
-from cubslib import machine
+from cubslib import machine, processes
 from cubslib.pages import entries
 from cubslib.pages.table import Table
 from cubslib.runs import Run, finished, published
@@ -44,6 +44,11 @@ def banner(run: Run) -> Markdown:
         if run.other_sources:
             names = ", ".join(f"`cubslib/{name}.py`" for name in run.other_sources)
             text += f" **It was made by other code than this page shows: {names} differ.**"
+    elif (began := run.resolved.get("processes", 1)) != processes.count():  # older runs: 1
+        text += (
+            f"\n\n**Processes at the beginning: {began}; now: {processes.count()}. The images "
+            "and their order are the same, but bits may differ.**"
+        )
     return Markdown(text)
 
 

@@ -1,8 +1,6 @@
 """An open run: the only writer of its folder; what was asked is checked before anything is done."""
 
 import json
-import logging
-import os
 import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
-from cubslib import CubsError, machine
+from cubslib import CubsError, machine, processes
 from cubslib.disk import fingerprint, lock, whole
 from cubslib.packed import PackedImages
 from cubslib.recipes import Recipe
@@ -92,13 +90,9 @@ class Run:
             raise CubsError(
                 f"run_dir {self.folder.name} began on {begun_on}: go on where there is one."
             )
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not a word a launch
         device = here if self.finished else begun_on
         precision = machine.precision(device) if self.finished else self["precision"]
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        fabric = Fabric(accelerator=device, devices=devices, precision=precision)
-        fabric.launch()
-        return fabric
+        return processes.fabric(device, precision)
 
     def recipe(self, fit: str) -> Recipe:
         """Return the recipe of a fit, as the run began with it."""
@@ -164,7 +158,12 @@ class Run:
         self._held.close()
 
     def write(self, name: str, content: str | dict) -> None:
-        """Write one text file of the run, whole or not at all; a dict as JSON."""
+        """Write one text file of the run, whole or not at all; a dict as JSON.
+
+        Of several processes the first alone writes.
+        """
+        if processes.rank():
+            return
         if isinstance(content, dict):
             content = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         with whole(self.folder / name) as draft:
@@ -182,10 +181,12 @@ class Run:
         Returns:
             The record.
         """
-        with whole(self.folder / "arrays.npz") as draft, open(draft, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        with whole(self.checkpoint()) as draft:
-            shutil.copyfile(self.checkpoint(fit), draft)
+        self.fabric.barrier()  # no process still asks whether the run is finished
+        if not processes.rank():
+            with whole(self.folder / "arrays.npz") as draft, open(draft, "wb") as file:
+                np.savez_compressed(file, **arrays)
+            with whole(self.checkpoint()) as draft:
+                shutil.copyfile(self.checkpoint(fit), draft)
         history = self.history()
         record = {
             "schema": finished.SCHEMA,
@@ -201,14 +202,16 @@ class Run:
             "cpu_seconds": round(sum(row.get("cpu_seconds", row["seconds"]) for row in history), 1),
         }
         self.write("metrics.json", record | scores)
-        return record | scores
+        self.fabric.barrier()
+        return self.record
 
 
 def start(task: str, namespace: dict) -> Run:
     """Check what was asked, find or make the data, and open the run's folder.
 
     This is a notebook's first call into the library: whatever is wrong is said here, before any
-    long work and with earlier results untouched.
+    long work and with earlier results untouched. Of several processes the first opens the folder,
+    and alone writes to it; the others read what it began with.
 
     Args:
         task: `T1` … `T4`.
@@ -224,7 +227,10 @@ def start(task: str, namespace: dict) -> Run:
     busy = f"run_dir {folder.name} is in use by another process: wait for it or name another."
     try:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
-        with ExitStack() as held:  # what is refused leaves no lock and no empty folder
+        # What is refused leaves no lock and no empty folder.
+        with processes.first_alone(task), ExitStack() as held:
+            if processes.rank():
+                return _open(task, asked | {"restart": False}, folder)
             held.callback(_remove_empty, made)
             held.enter_context(lock(own, busy))
             held.callback(own.unlink, missing_ok=True)
@@ -245,7 +251,11 @@ def _remove_empty(folders: list[Path]) -> None:
 def _open(task: str, asked: dict, folder: Path) -> Run:
     """Open the run in `folder`, which is locked: the one on file, or a new one."""
     saved = on_file(task, folder, asked)
-    tidy(folder)
+    if not processes.rank():
+        tidy(folder)
+    elif saved is None:
+        raise CubsError(f"process {processes.rank()} does not see run_dir {folder.name}: all "
+                        "machines must share the project's folder.")  # fmt: skip
     begun = saved is not None and not asked["restart"]
     data_root = machine.project_root() / asked["data_root"]
     kind, data = settle.find_data(task, data_root, saved["dataset"] if begun else asked["dataset"])
@@ -259,6 +269,8 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     if task == "T4" and not begun:
         resolved |= finished.stage_taken(folder, resolved)
     run = Run(task, folder, asked, resolved, *splits)
+    if not run.finished:
+        _refuse_uneven(run)
     if begun:
         _refuse_to_go_on(run, described["data_fingerprint"])
         return run
@@ -267,6 +279,15 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     begun_with = {"asked": parameters.compared(asked), "resolved": run.resolved}
     run.write("settings.json", begun_with | {"fingerprint": fingerprint(json.dumps(begun_with))})
     return run
+
+
+def _refuse_uneven(run: Run) -> None:
+    """Refuse a batch that the processes cannot share evenly, which no class count has cut yet."""
+    world = processes.count()
+    for fit in run["recipes"]:
+        if (size := run.recipe(fit).batch_size) % world:
+            raise CubsError(f"batch_size is {size}; with {world} processes it must be a multiple "
+                            f"of {world}.")  # fmt: skip
 
 
 def _refuse_to_go_on(run: Run, data_fingerprint: str) -> None:

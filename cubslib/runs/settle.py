@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cubslib import CubsError, blocks, machine, recipes
+from cubslib import CubsError, blocks, machine, processes, recipes
 from cubslib.datasets import Cars196, TinyImageNet
 from cubslib.disk import fingerprint, lock
 from cubslib.recipes import Recipe
@@ -49,6 +49,7 @@ def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
         "stem": first.stem,
         "device": device,
         "precision": machine.precision(device),
+        "processes": processes.count(),
         "threads": torch.get_num_threads(),
         "recipes": {fit: dataclasses.asdict(recipe) for fit, recipe in found.items()},
         "sources": machine.IMPORTED,
