@@ -30,7 +30,6 @@ from cubslib import (
     scoring,
     training,
 )
-from cubslib.pages import prose
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["cubslib.training", "cubslib.scoring"])  # slow to import
@@ -127,7 +126,7 @@ def whole_run(project: Path, data_root: Path, writes: int) -> None:
     scoring.record_classifier(run, "classification", fit(run, certainty))
 
 
-def together(function, world: int, *arguments, machines: int = 1, limit: float = 150) -> list[int]:
+def together(function, world: int, *arguments, machines: int = 1, limit: float = 400) -> list[int]:
     """Call `function` in `world` processes, as torchrun does; return their exit statuses."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world // machines, "MASTER_PORT": store.port}
@@ -176,7 +175,7 @@ def whole_share(project: Path, data_root: Path, frozen: bool, dies_at: int = 0) 
     """Do all that T1 does in the folder `project`, as one of some processes.
 
     Args:
-        project: there is saved what each process read and judged.
+        project: there is saved what each process read, judged and wrote.
         data_root: where the sample is.
         frozen: train the CNN, its BatchNorm frozen, in three steps that see every image; otherwise
             the small network for three epochs.
@@ -186,8 +185,9 @@ def whole_share(project: Path, data_root: Path, frozen: bool, dies_at: int = 0) 
     machine.precision = lambda device: "32-true"
     shorten(lr=0.01, ema_decay=0.8, **({"epochs": 1, "batch_size": 18} if frozen else {}))
     run = runs.start("T1", {"data_root": str(data_root)})
-    said = prose.banner(run).data
     read, judged = {split: [] for split in ("train", "val", "test")}, []
+    written, replace = [], os.replace
+    os.replace = lambda *paths: written.append(paths[1].name) or replace(*paths)
 
     def reading(rows, split, usual):
         read[split].append(np.asarray(rows))
@@ -211,7 +211,7 @@ def whole_share(project: Path, data_root: Path, frozen: bool, dies_at: int = 0) 
             os._exit(3)
         raise
     scoring.record_classifier(run, "classification", model)
-    found = {"read": read, "judged": judged, "banner": said}
+    found = {"read": read, "judged": judged, "written": written}
     torch.save(found, project / f"rank{processes.rank()}.pt")
 
 

@@ -16,6 +16,7 @@ from small import assert_same, checkpoints, together
 
 from cubslib import CubsError, metrics, processes, runs
 from cubslib.disk import lock
+from cubslib.pages import plots, prose
 from cubslib.runs import finished
 from cubslib.sample import layouts
 
@@ -86,6 +87,12 @@ def test_all_processes_judge_the_weights_and_statistics_that_the_first_saves(unb
     assert_same(first["judged"], second["judged"])
 
 
+def test_the_first_process_writes_alone(unbroken):
+    (first, second), _ = seen(unbroken, 2)
+    assert {"last.ckpt", "history.csv", "metrics.json"} <= set(first["written"])
+    assert second["written"] == []
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_run_whose_second_process_was_killed_goes_on(world, unbroken, data_root, project):
     killed = project("killed")
@@ -95,14 +102,27 @@ def test_a_run_whose_second_process_was_killed_goes_on(world, unbroken, data_roo
     assert len(history) == 2  # the first epoch is saved
     assert together(small.whole_share, world, killed, data_root, False) == [0] * world
     assert files(killed / "runs") == files(unbroken / "runs")
-    found, steps = seen(killed, world)
+    _, steps = seen(killed, world)
     _, all_steps = seen(unbroken, 2)
     assert steps == all_steps[3:]  # two epochs of three steps: the same images in the same order
-    said = "Processes at the beginning: 2; now: 1." in found[0]["banner"]
-    assert said == (world == 1)
     assert finished.read(killed / RUN)["settings"]["processes"] == 2
     if world == 2:
         assert_same(checkpoints(killed / RUN), checkpoints(unbroken / RUN))
+
+
+def test_the_page_says_that_bits_may_differ(begin):
+    run = begin("T1")
+    assert "bits" not in prose.banner(run).data
+    run.resolved["processes"] = 2
+    assert "Processes at the beginning: 2; now: 1." in prose.banner(run).data
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_keeps_the_pictures(rank, monkeypatch, tmp_path):
+    for name, value in (("TORCHELASTIC_RUN_ID", "test"), ("RANK", rank), ("WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    plots.show(plots.recall_bars({"classification": {1: 0.5}}, {1: 0.1}), tmp_path / "recall.png")
+    assert (tmp_path / "recall.png").exists() == (rank == 0)
 
 
 # --- what one says, all end with ---

@@ -202,8 +202,8 @@ class Run:
             "cpu_seconds": round(sum(row.get("cpu_seconds", row["seconds"]) for row in history), 1),
         }
         self.write("metrics.json", record | scores)
-        self.fabric.barrier()
-        return self.record
+        self.fabric.barrier()  # all may read the files
+        return record | scores
 
 
 def start(task: str, namespace: dict) -> Run:
