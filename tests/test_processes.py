@@ -134,7 +134,7 @@ def ends(project: Path, data_root: Path, how: str) -> None:
     small.shorten()
     rank, asked = processes.rank(), {"data_root": str(data_root), "run_dir": "runs/mine"}
     try:
-        with processes.together():
+        with processes.together("T1"):
             if how == "start":
                 runs.start("T1", asked)
             elif how == "uneven":
@@ -180,7 +180,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert (processes.rank(), processes.count()) == (0, 1)
     assert not processes.lost("RuntimeError", "gloo")
-    with pytest.raises(KeyboardInterrupt), processes.together():
+    with pytest.raises(KeyboardInterrupt), processes.together("T1"):
         raise KeyboardInterrupt
 
 
