@@ -32,6 +32,15 @@ def count() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def refuse_uneven(batch_size: int) -> None:
+    """Refuse a global batch that the processes cannot share evenly, by a CubsError."""
+    if batch_size % count():
+        raise CubsError(
+            f"batch_size is {batch_size}; with {count()} processes it must be a multiple of "
+            f"{count()}."
+        )
+
+
 class _Joined(DDPStrategy):
     """DDP among processes that are there: it launches none, so a notebook's kernel may join."""
 

@@ -99,9 +99,11 @@ def take_stage(run: Run, name: str) -> None:
         CubsError: they are gone, or not what the run settled.
     """
     theirs, last = run.resolved.get("classification_from"), run.checkpoint(name, "last")
-    if name != "classification" or theirs is None or last.exists():
+    if name != "classification" or theirs is None:
         return
-    if run.fabric.is_global_zero:
+    begun = last.exists()
+    run.fabric.barrier()  # every process has looked before the first one copies
+    if run.fabric.is_global_zero and not begun:
         source = run.folder.with_name(theirs) / "checkpoints" / name
         best, mark = source / "best.ckpt", run["classification_fingerprint"]
         there = best.is_file() and (source / last.name).is_file()

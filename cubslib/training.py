@@ -99,8 +99,11 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
     start, cpu_start = time.perf_counter(), time.process_time()
     state.network.train()
     if state.recipe.fixed_norms:
-        for norm in (x for x in state.model.modules() if isinstance(x, nn.BatchNorm2d)):
-            norm.eval()
+        for norm in state.model.modules():
+            if (
+                isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and norm.affine
+            ):  # not the head's
+                norm.eval()
     for images, targets in augmented_batches(state, batches):
         outputs, targets = gather(fabric, state.network(images), targets)
         loss = criterion(outputs, targets)

@@ -8,7 +8,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from cubslib import __main__, budget, course, recipes, runs
+from cubslib import __main__, budget, course, execution, recipes, runs
 from cubslib.pages import results
 from cubslib.runs import parameters
 
@@ -71,11 +71,11 @@ def test_run_all_is_the_course(command, monkeypatch):
     given = []
     monkeypatch.setattr(course, "run", lambda *arguments: given.append(arguments))
     assert command("run", "all", "-p", "preset", "tour", "-p", "epochs", "2")[0] == 0
-    assert given == [({"preset": "tour", "epochs": 2}, __main__.run_notebook)]
+    assert given == [({"preset": "tour", "epochs": 2}, execution.run_notebook)]
 
 
 def test_of_what_a_notebook_prints_the_expected_time_is_passed_on(capsys):
-    __main__._Said().write(f"1,234 parameters\n{budget.EXPECTED}about 8 min\nloss\n")
+    execution._Said().write(f"1,234 parameters\n{budget.EXPECTED}about 8 min\nloss\n")
     assert capsys.readouterr().out == f"{budget.EXPECTED}about 8 min\n"
 
 

@@ -269,8 +269,8 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     if task == "T4" and not begun:
         resolved |= finished.stage_taken(folder, resolved)
     run = Run(task, folder, asked, resolved, *splits)
-    if not run.finished:
-        _refuse_uneven(run)
+    for fit in () if run.finished else run["recipes"]:
+        processes.refuse_uneven(run.recipe(fit).batch_size)
     if begun:
         _refuse_to_go_on(run, described["data_fingerprint"])
         return run
@@ -279,15 +279,6 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
     begun_with = {"asked": parameters.compared(asked), "resolved": run.resolved}
     run.write("settings.json", begun_with | {"fingerprint": fingerprint(json.dumps(begun_with))})
     return run
-
-
-def _refuse_uneven(run: Run) -> None:
-    """Refuse a batch that the processes cannot share evenly, which no class count has cut yet."""
-    world = processes.count()
-    for fit in run["recipes"]:
-        if (size := run.recipe(fit).batch_size) % world:
-            raise CubsError(f"batch_size is {size}; with {world} processes it must be a multiple "
-                            f"of {world}.")  # fmt: skip
 
 
 def _refuse_to_go_on(run: Run, data_fingerprint: str) -> None:
