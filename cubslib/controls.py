@@ -23,9 +23,10 @@ from cubslib import CubsError, metrics
 from cubslib.losses import CONTROL
 from cubslib.packed import PackedImages
 from cubslib.runs import Run, finished
+from cubslib.runs.parameters import TASKS
 
 KS = (1, 2, 4, 8)
-STAGES = ("classification", "embedding")
+STAGES = tuple(fit for fit, *_ in TASKS["T4"].fits)
 
 
 def statistics(features: Tensor) -> tuple[Tensor, Tensor]:

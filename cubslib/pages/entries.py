@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cubslib import CubsError, metrics
+from cubslib import CubsError, controls, metrics
 from cubslib.runs import finished, parameters
 from cubslib.runs.history import from_csv
 
@@ -20,9 +20,7 @@ QUESTIONS = {
     "T4": "Does that network find cars of models never seen in training?",
 }
 # T4's fits, before and after the second stage of training
-STAGES = dict(
-    zip((fit for fit, *_ in parameters.TASKS["T4"].fits), ("before", "after"), strict=True)
-)
+STAGES = dict(zip(controls.STAGES, ("before", "after"), strict=True))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from cubslib import controls, losses, metrics, scoring
 from cubslib.pages import pictures, plots
-from cubslib.pages.entries import STAGES
 from cubslib.pages.table import Table
 from cubslib.runs import Run
 from cubslib.sampling import IMAGES_PER_CLASS, class_balanced
@@ -31,7 +30,7 @@ def seen_and_unseen(run: Run) -> Table:
     Both on the same number of images a class, the first ones; chance stands beside each.
     """
     rows = []
-    for stage in STAGES:
+    for stage in controls.STAGES:
         seen, labels = _gallery(run, stage, True)
         unseen, others = _gallery(run, stage, False)
         first = scoring.first_of_each(others, scoring.FIRST)
@@ -54,7 +53,7 @@ def similarities(run: Run) -> Markdown:
     Between them those of the classifier's features centred, where the run kept their mean.
     """
     stages, told = {}, []
-    shown = (*STAGES[:1], "centred", *STAGES[1:])
+    shown = (*controls.STAGES[:1], "centred", *controls.STAGES[1:])
     rows = {name: row for name, *row in controls.rows(run.arrays) if name in shown}
     for stage in (name for name in shown if name in rows):
         embeddings, labels = F.normalize(rows[stage][0], dim=1), rows[stage][1]
