@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | search | classify | check`."""
+"""The command line: `python -m cubslib run | report | search | gallery | classify | check`."""
 
 import argparse
 import os
@@ -54,13 +54,23 @@ def _parser() -> argparse.ArgumentParser:
                         help="only these runs; or one .ipynb, of which a page is made")  # fmt: skip
     report.set_defaults(command=lambda o: make_report(o.names))
     search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
-    search.set_defaults(command=lambda o: look_up("search", o, ("T4",)))
+    search.set_defaults(command=lambda o: look_up("search", o))
     classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
-    classify.set_defaults(command=lambda o: look_up("classify", o, ("T3", "T2", "T1")))
+    classify.set_defaults(command=lambda o: look_up("classify", o))
     for command, count in ((search, 8), (classify, 5)):
         command.add_argument("photo", type=Path)
-        command.add_argument("--run", type=Path, help="a finished run; by default the newest")
         command.add_argument("--count", type=int, default=count, help="default: %(default)s")
+    search.add_argument("--gallery", type=Path, metavar="FILE", help="what `gallery` has made")
+    search.add_argument("--box", metavar="LEFT,TOP,RIGHT,BOTTOM",
+                        help="look only at this part, in pixels of the photograph")  # fmt: skip
+    search.add_argument("--sheet", type=Path, metavar="PNG",
+                        help="save the photograph and what was found as one picture")  # fmt: skip
+    gallery = commands.add_parser("gallery", help="embed a folder of images, to be searched")
+    gallery.add_argument("folder", type=Path, help="sub-folders are taken for classes")
+    gallery.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER.npz beside it")
+    gallery.set_defaults(command=lambda o: look_up("gallery", o))
+    for command in (search, classify, gallery):
+        command.add_argument("--run", type=Path, help="a finished run; by default the newest")
     return parser
 
 
@@ -207,38 +217,11 @@ def make_report(names: list[str]) -> None:
     print(f"report: {index}")
 
 
-def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> None:
-    """Print what a finished run knows about one photograph, a line a match, best first.
+def look_up(what: str, options: argparse.Namespace) -> None:
+    """Do `search`, `gallery` or `classify`: see `photograph`, which takes seconds to import."""
+    from cubslib import photograph
 
-    Args:
-        what: `search` or `classify`.
-        options: `photo`; `run`, None for the newest of `tasks`; `count`.
-        tasks: whose runs serve.
-
-    Raises:
-        CubsError: there is no such run, or the photograph cannot be read.
-    """
-    from cubslib import machine, scoring, training
-    from cubslib.runs import finished
-
-    if options.count < 1:
-        raise CubsError(f"--count is {options.count}; it must be 1 or more.")
-    run_dir = options.run
-    if run_dir is None:
-        found = finished.find(machine.project_root() / "runs")
-        run_dir = next((folder for folder, record in found if record["task"] in tasks), None)
-        if run_dir is None:
-            raise CubsError(f"there is no finished run of {' or '.join(tasks)}: run one first.")
-    if what == "search":
-        found = scoring.search(run_dir, options.photo, options.count)
-        lines = [f"{cosine:7.3f}  {of_class}  ({name})" for name, of_class, cosine in found]
-    else:
-        found = scoring.classify(training.load(run_dir), options.photo, options.count)
-        lines = [f"{probability:7.1%}  {of_class}" for of_class, probability in found]
-    if run_dir.is_dir() and finished.read(run_dir)["dataset"] == "sample":
-        print("SAMPLE DATA: this run was trained on pictures drawn by the library; what it says of "
-              "a photograph means nothing.")  # fmt: skip
-    print("\n".join([f"by {run_dir.name}:", *lines]))
+    getattr(photograph, what)(options)
 
 
 def _parsed(pair: list[str]) -> tuple[str, object]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cubslib import CubsError, metrics, models
 from cubslib.augment import prepare
 from cubslib.packed import PackedImages, decode
-from cubslib.runs import Run, finished
+from cubslib.runs import Run
 from cubslib.training import load
 
 KS = (1, 2, 4, 8)
@@ -166,44 +166,10 @@ def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[
     """
     if "embedding_dim" in model.config:
         raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
-    best = _read(model, photo).softmax(1)[0].topk(min(count, len(model.classes)))
+    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
+    logits = model(prepare(image, model.image_size))
+    best = logits.softmax(1)[0].topk(min(count, len(model.classes)))
     return [
         (model.classes[i], p)
         for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-
-
-@torch.no_grad()
-def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple[str, str, float]]:
-    """Return the gallery's nearest images to one photograph: (file, class, cosine), best first.
-
-    Args:
-        run_dir: a finished T4 run.
-        photo: an image file; it is squeezed to the square that the network reads.
-        count: how many.
-
-    Raises:
-        CubsError: the photograph cannot be read, or the run has no gallery.
-    """
-    model = load(run_dir)
-    if "embedding_dim" not in model.config or not (Path(run_dir) / "arrays.npz").is_file():
-        raise CubsError(
-            f"{Path(run_dir).name} is no run of T4 and has no gallery: name one that is."
-        )
-    query = F.normalize(_read(model, photo), dim=1)
-    arrays = finished.arrays(Path(run_dir))
-    names, classes = arrays["names"], arrays["classes"]
-    gallery = torch.from_numpy(arrays["embeddings_embedding"])
-    if gallery.shape[1:] != query.shape[1:] or not len(gallery) == len(names) == len(classes):
-        raise CubsError(f"{Path(run_dir).name}/arrays.npz is another network's: restore it.")
-    cosines, found = metrics.neighbours(query, gallery, count)
-    return [
-        (str(names[i]), str(classes[i]), cosine)
-        for cosine, i in zip(cosines[0].tolist(), found[0].tolist(), strict=True)
-    ]
-
-
-def _read(model: nn.Module, photo: str | Path) -> Tensor:
-    """Return the network's outputs (1, F) for one photograph."""
-    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
-    return model(prepare(image, model.image_size))
