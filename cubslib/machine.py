@@ -18,7 +18,17 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 # The modules that a fit or a score runs through.
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
-    *("attention", "blocks", "models", "losses", "metrics", "state", "training", "scoring"),
+    *(
+        "attention",
+        "blocks",
+        "models",
+        "losses",
+        "metrics",
+        "interface",
+        "state",
+        "training",
+        "scoring",
+    ),
 )
 
 
