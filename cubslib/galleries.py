@@ -46,7 +46,9 @@ class Gallery:
     run: str
 
 
-def make(folder: str | Path, run_dir: str | Path, file: str | Path) -> Gallery:
+def make(
+    folder: str | Path, run_dir: str | Path, file: str | Path, model: nn.Module | None = None
+) -> Gallery:
     """Embed all images under a folder, write the gallery to one file and return it.
 
     An image's class is the sub-folder that it lies in. Hidden files are passed over; what is no
@@ -58,12 +60,13 @@ def make(folder: str | Path, run_dir: str | Path, file: str | Path) -> Gallery:
         run_dir: a finished run, or its `best.ckpt`: one of T4 embeds, the features below the
             classification layer of any other serve as well.
         file: where to write, such as `holiday.npz`; whole or not at all.
+        model: one's own network, as for `training.load`.
 
     Raises:
         CubsError: there is no such folder, no image in it, no such run, or the file cannot be
             written, which is tried before the images are read.
     """
-    folder, file, model = Path(folder), Path(file), training.load(run_dir)
+    folder, file, model = Path(folder), Path(file), training.load(run_dir, model)
     if not folder.is_dir():
         raise CubsError(f"{folder} is no folder: name one that holds images.")
     if file.is_dir():
@@ -157,6 +160,7 @@ def search(
     count: int = 8,
     gallery: str | Path | None = None,
     box: Sequence[int] | None = None,
+    model: nn.Module | None = None,
 ) -> list[tuple[str, str, float]]:
     """Return a gallery's nearest images to one photograph: (file, class, cosine), best first.
 
@@ -166,12 +170,13 @@ def search(
         count: how many; all, where the gallery has fewer.
         gallery: a file that `make` wrote; None for the unseen classes of a run of T4.
         box: left, upper, right, lower in pixels of the upright photograph: only that is looked at.
+        model: one's own network, as for `training.load`.
 
     Raises:
         CubsError: the photograph cannot be read, the box leads out of it, or the gallery is
             missing, damaged or another network's.
     """
-    model, searched = training.load(run_dir), load(run_dir, gallery)
+    model, searched = training.load(run_dir, model), load(run_dir, gallery)
     query = _embed(model, [decode(Path(photo), model.image_size, box)])
     if searched.embeddings.shape[1:] != query.shape[1:]:
         raise CubsError(f"{gallery or f'{Path(run_dir).name}/arrays.npz'} is another network's: "

@@ -1,6 +1,4 @@
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +7,6 @@ from PIL import Image
 
 from cubslib import CubsError, galleries
 from cubslib.disk import fingerprint
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def noise(path, size=(40, 30), mode="RGB", **how):
@@ -267,19 +263,3 @@ def test_a_gallery_asks_for_a_finished_run(photos, file, tmp_path):
     says = "checkpoints/best.ckpt is missing: name a finished run"
     refused(lambda: galleries.make(photos, tmp_path, file), says)
     refused(lambda: galleries.load(tmp_path, file), says)
-
-
-# --- documentation ---
-
-
-def test_the_readme_s_lines_do_what_they_say(photos, t1, t4, monkeypatch, capsys):
-    monkeypatch.chdir(photos.parent)
-    shutil.copytree(t4.folder, "runs/T4_retrieval")
-    shutil.copytree(t1.folder, "runs/T1_custom_cnn")
-    noise(Path("photo.jpg"), (64, 64))
-    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:2]:
-        exec(code, {})
-    classified, made, searched = capsys.readouterr().out.splitlines()
-    assert len(eval(classified)) == 3
-    assert made == "photos.npz: 6 images of 3 classes"
-    assert len(eval(searched)) == 6

@@ -79,13 +79,14 @@ class Entry:
 
     @property
     def order(self) -> tuple:
-        """What heads its task: whole real data first, by val where there is one, then the newest.
+        """What heads its task: whole official data first, by val where there is one, then new.
 
         Test chooses nothing here either.
         """
         cut = [name for name in ("limit_classes", "val_classes") if self.changed.get(name)]
         val = self.record["val"]["top1"] if self.task != "T4" else -len(self.changed)
-        return self.sample, len(cut), -val, _reversed(self.record["finished"])
+        kind = {"own": 1, "sample": 2}.get(self.record["dataset"], 0)
+        return kind, len(cut), -val, _reversed(self.record["finished"])
 
 
 def _reversed(time: str) -> tuple[int, ...]:
