@@ -66,8 +66,6 @@ def fit(
         print(f"{told(name, rows)}\nRead from {run.folder.name}; nothing is trained.")
         return reported(run, name, model)
     recipe = run.recipe(name)
-    sizes = [side for _, side in recipe.sizes] + [recipe.test_size]
-    interface.check(model, len(run.train.classes), sizes)
     steps, batch = batches(run.train.targets, recipe.batch_size, run.seed, name, 0).shape
     state = begin(run, name, model, steps)
     untrained = None if state.saved else copy.deepcopy(model.state_dict())
