@@ -3,12 +3,13 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 FREE_GB := 8
 PY := .venv/bin/python
 
-.PHONY: help demo test test-long install
+.PHONY: help demo test test-long bench install
 
 help:
 	@echo 'make demo   train T4 on the drawn sample: two rows of recall and a page'
 	@echo 'make test   ruff, then all tests'
 	@echo 'make test-long   all kills, faults and fuzzed inputs: the table of tests/SURVIVED.md'
+	@echo 'make bench  all benchmarks, on an idle machine: tests/SPEED.md (PARTS="loss recall": some)'
 
 demo: install
 	$(PY) -m cubslib run T4 -p margin 0.2 -p dataset sample
@@ -24,6 +25,10 @@ test: install
 test-long: install
 	CUBSLIB_LONG=1 CUBSLIB_FUZZ=500 $(PY) -m pytest tests/test_kills.py tests/test_faults.py \
 	  tests/test_fuzzed.py tests/test_fuzzed_data.py
+
+bench: install
+	$(PY) -m pip install --disable-pip-version-check -q -e '.[bench]'
+	$(PY) tests/benchmarks $(PARTS)
 
 install: .venv/installed
 

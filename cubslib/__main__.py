@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | search | gallery | classify | check`."""
+"""The command line: `python -m cubslib` with the commands below."""
 
 import argparse
 import os
@@ -53,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("names", nargs="*", metavar="RUN",
                         help="only these runs; or one .ipynb, of which a page is made")  # fmt: skip
     report.set_defaults(command=lambda o: make_report(o.names))
+    results = commands.add_parser("results", help="publish runs; remake the README's table of them")
+    results.add_argument("names", nargs="*", metavar="RUN", help="finished runs to publish")
+    results.add_argument("--weights", action="store_true", help="of T1 or T4: their weights too")
+    results.set_defaults(command=lambda o: publish_results(o.names, o.weights))
     search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
     search.set_defaults(command=lambda o: look_up("search", o))
     classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
@@ -70,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     gallery.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER.npz beside it")
     gallery.set_defaults(command=lambda o: look_up("gallery", o))
     for command in (search, classify, gallery):
-        command.add_argument("--run", type=Path, help="a finished run; by default the newest")
+        command.add_argument(
+            "--run", type=Path, help="a finished run or `published`; default: the newest"
+        )
     return parser
 
 
@@ -215,6 +221,23 @@ def make_report(names: list[str]) -> None:
     index = site.site(root, names)
     print(table.table(run for run in finished.find(root) if not names or run[0].name in names))
     print(f"report: {index}")
+
+
+def publish_results(names: list[str], weights: bool) -> None:
+    """Copy finished runs to notebooks/results/; remake the README's table and curves from there.
+
+    Args:
+        names: the runs' folders, or their names under `runs/`.
+        weights: publish the named runs' weights as well.
+    """
+    from cubslib import machine
+    from cubslib.pages import results
+    from cubslib.runs import published
+
+    for name in names:
+        folder = Path(name) if Path(name).is_dir() else machine.project_root() / "runs" / name
+        print(f"published: {published.publish(folder.resolve(), weights).name}")
+    print(f"remade: {', '.join(results.remake())}")
 
 
 def look_up(what: str, options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H × W positions, N features of block 1.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cubslib.attention import self_similarity
@@ -71,7 +72,10 @@ class CubsBlock2(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, H, W) of x (B, C, H, W)."""
-        q, k, v = (conv(x).flatten(1) for conv in (self.query, self.key, self.value))  # (B, H·W)
+        layers = self.query, self.key, self.value
+        weight = torch.cat([layer.weight for layer in layers])  # as one, x is read once
+        bias = torch.cat([layer.bias for layer in layers])
+        q, k, v = F.conv2d(x, weight, bias).flatten(2).unbind(1)  # (B, H·W) each
         return torch.sigmoid(self_similarity(q, k, v)).unflatten(1, x.shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,15 +15,9 @@ from filelock import FileLock, Timeout
 
 from cubslib import CubsError
 
-UNWRITABLE = {
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EIO,
-}
+UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+UNWRITABLE |= {errno.EFBIG, errno.EIO}
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]  # whose processes we know
 
 
@@ -57,6 +52,9 @@ def whole(path: Path) -> Iterator[Path]:
 def lock(path: Path, busy: str = "") -> Iterator[None]:
     """Hold the lock file `path`; the system frees it when the process ends, however it ends.
 
+    On a file system without locks, such as some network drives, a file of this machine's stands in:
+    it keeps out this machine's processes, and no others.
+
     Args:
         path: the lock file; its folder is made.
         busy: the sentence to refuse with at once where another process holds the lock; without
@@ -65,14 +63,19 @@ def lock(path: Path, busy: str = "") -> Iterator[None]:
     Raises:
         CubsError: `busy` is given and another process holds the lock, or it cannot be written.
     """
-    held = FileLock(path, timeout=0 if busy else -1, is_singleton=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
-    except Timeout:
-        raise CubsError(busy) from None
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    how = {"timeout": 0 if busy else -1, "is_singleton": True, "fallback_to_soft": False}
+    here = Path(tempfile.gettempdir(), f"cubslib-{fingerprint(str(path.resolve()))}.lock")
+    for place in (path, here):
+        held = FileLock(place, **how)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire()
+            break
+        except Timeout:
+            raise CubsError(busy) from None
+        except OSError as error:
+            if place is here or error.errno not in WITHOUT_LOCKS:
+                raise _unwritable(path, error) from error
     try:
         yield
     finally:
@@ -91,7 +94,8 @@ def clear(folder: Path) -> None:
             with suppress(OSError):
                 _remove(draft)
     for file in folder.glob(".*.lock"):
-        with suppress(OSError, RuntimeError), FileLock(file, timeout=0):  # not one of our own
+        locked = FileLock(file, timeout=0, fallback_to_soft=False)
+        with suppress(OSError, RuntimeError), locked:  # not one of our own
             file.unlink()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from cubslib import CubsError, machine, metrics, training
@@ -19,8 +20,8 @@ from cubslib.augment import prepare
 from cubslib.decoding import decode
 from cubslib.disk import fingerprint, whole
 from cubslib.progress import Progress
-from cubslib.runs import finished
-from cubslib.scoring import EVAL_BATCH
+from cubslib.runs import finished, settle
+from cubslib.scoring import EVAL_BATCH, outputs
 
 SHOWN = 224  # pixels a side of a picture that shows what was found
 
@@ -138,10 +139,11 @@ def load(run_dir: str | Path, file: str | Path | None = None) -> Gallery:
                 f"make the gallery anew with {run_dir.name}."
             )
         return found
-    if not (run_dir / "arrays.npz").is_file() or finished.read(run_dir)["task"] != "T4":
+    config = finished.checkpoint(finished.weights(run_dir))["config"]
+    if "embedding_dim" not in config or not (run_dir / "arrays.npz").is_file():
         raise CubsError(
-            f"{run_dir.name} is no run of T4 and has no gallery: name one that is, or make a "
-            "gallery of a folder by `python -m cubslib gallery`."
+            f"{run_dir.name} is no run of T4 and has no gallery, or its control, which has no "
+            "embedding: name another, or make a gallery by `python -m cubslib gallery`."
         )
     arrays, kind = finished.arrays(run_dir), finished.read(run_dir)["dataset"]
     names, classes = (tuple(arrays[name].tolist()) for name in ("names", "classes"))
@@ -151,6 +153,47 @@ def load(run_dir: str | Path, file: str | Path | None = None) -> Gallery:
         raise CubsError(f"{run_dir.name}/arrays.npz is damaged: restore it.")
     where = machine.project_root() / folder
     return Gallery(embeddings, names, classes, where, _network(run_dir), run_dir.name)
+
+
+def rebuild(run_dir: str | Path, data_root: str | Path) -> str:
+    """Embed the test photographs under `data_root` as the gallery of a published T4 run.
+
+    They are embedded once, into the run's `arrays.npz`, which `search` reads.
+
+    Returns:
+        What was done: of how many photographs, whether they are the run's own, and their Recall@1.
+
+    Raises:
+        CubsError: the run's network embeds nothing, or the photographs are not there.
+    """
+    run_dir = Path(run_dir)
+    path, kept = finished.weights(run_dir), run_dir / "arrays.npz"
+    saved, network = finished.checkpoint(path), _network(run_dir)
+    if kept.exists() and str(finished.arrays(run_dir).get("network")) == network:
+        return f"The gallery is the one made earlier, {run_dir.name}/arrays.npz."
+    if "gallery" not in saved:
+        raise CubsError(f"{run_dir.name} is no run of T4 and has no gallery: name one that is.")
+    record, data = finished.read(run_dir), Path(data_root) / "cars196"
+    if not data.is_dir():
+        raise CubsError(f"search needs the gallery's photographs, and {data.parent.name} holds no "
+                        "cars196: lay it out with data_scripts/get_cars196.py.")  # fmt: skip
+    *_, test = settle.open_data("T4", data, record["settings"], saved["image_size"])
+    fabric, model = Fabric(accelerator="auto", devices=1), training.load(run_dir)
+    embeddings = F.normalize(outputs(fabric, model, test, model.image_size), dim=1)
+    classes = [test.classes[target] for target in test.targets]
+    arrays = {"embeddings_embedding": embeddings.numpy(), "labels": test.labels.numpy()}
+    arrays |= {"names": np.array(test.names), "classes": np.array(classes), "network": network}
+    with whole(kept) as draft, open(draft, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    theirs = saved["gallery"]
+    own = (theirs["names"], theirs["classes"]) == (test.names, classes)
+    which = "those" if own else f"not the {len(theirs['names']):,}"
+    recall = metrics.recall_at_k(embeddings, test.labels, (1,))[1]
+    return (
+        f"The gallery was made anew of {len(test):,} photographs under {data.name}, {which} that "
+        f"the run was scored on: Recall@1 {recall:.1%}, in the record "
+        f"{record['recall']['embedding']['1']:.1%}."
+    )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """What a network must have to be trained, scored, saved and loaded, held against one's own.
 
 `features`: a method that maps normalised images to what the last layer reads.
-`fc`: the last layer, an `nn.Linear`, which an embedding layer replaces in T4.
+`fc`: the last layer, an `nn.Linear` or a sequence that ends in one; T4 puts another in its place.
 `config`: a dict of plain values, the network's name as `network` and what else builds it. It is
 saved beside the weights, never code: who loads one's own network gives it, built.
 
@@ -35,7 +35,7 @@ def check(model: nn.Module, num_classes: int, sizes: Iterable[int]) -> None:
     if not isinstance(config, dict) or not isinstance(config.get("network"), str):
         raise CubsError(f"{name}.config is {config!r}; it must be a dict with the network's name, "
                         f"such as {{'network': {name!r}}}.")  # fmt: skip
-    features, head = getattr(model, "features", None), getattr(model, "fc", None)
+    features, head = getattr(model, "features", None), _head(model)
     if not (callable(features) and isinstance(head, nn.Linear)):
         raise CubsError(f"{name} lacks `features`, a method, or `fc`, an nn.Linear: scores and the "
                         "embedding layer need the features before the last layer.")  # fmt: skip
@@ -70,10 +70,15 @@ def match(model: nn.Module, config: dict, path: Path) -> None:
     """
     own = getattr(model, "config", None)
     if isinstance(own, dict) and "embedding_dim" in config.keys() - own.keys():
-        own = models.embed(model, config["embedding_dim"]).config
+        own = models.embed(model, config["embedding_dim"], "norm" in config).config
     if own != config:
         raise CubsError(f"{path} is of the network {config}, the one given is {own}: build it as "
                         "it was trained.")  # fmt: skip
+
+
+def _head(model: nn.Module) -> object:
+    head = getattr(model, "fc", None)
+    return head[-1] if isinstance(head, nn.Sequential) and len(head) else head
 
 
 def _is_ours(model: nn.Module) -> bool:
@@ -90,7 +95,7 @@ def _is_ours(model: nn.Module) -> bool:
 @torch.no_grad()
 def _try(model: nn.Module, size: int) -> None:
     name, modes = type(model).__name__, {module: module.training for module in model.modules()}
-    images = torch.zeros(2, 3, size, size, device=model.fc.weight.device)
+    images = torch.zeros(2, 3, size, size, device=_head(model).weight.device)
     try:
         features, outputs = model.eval().features(images), model(images)
         found = tuple(features.shape), tuple(outputs.shape)
@@ -101,7 +106,8 @@ def _try(model: nn.Module, size: int) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    wanted = (2, model.fc.in_features), (2, model.fc.out_features)
+    head = _head(model)
+    wanted = (2, head.in_features), (2, head.out_features)
     if found != wanted:
         raise CubsError(f"{name} makes features {found[0]} and outputs {found[1]} of 2 images; "
                         f"by its fc they must be {wanted[0]} and {wanted[1]}.")  # fmt: skip

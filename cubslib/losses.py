@@ -71,6 +71,7 @@ RULES: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
     "typical": keep_typical,
 }
 MININGS = tuple(RULES)
+CONTROL = "cross_entropy"  # T4's `mining` where no pair is: stage 1's loss goes on, to compare with
 
 
 class MultiSimilarityLoss(nn.Module):
@@ -88,6 +89,10 @@ class MultiSimilarityLoss(nn.Module):
         lam: λ in [0, 1], the similarity at which a pair weighs half.
         margin: ε ≥ 0 of the mining, a difference of similarities.
         mining: the name of one of `RULES`.
+
+    Attributes:
+        terms: of the last batch, without gradient: `pull` and `push`, the means of the two terms,
+            whose sum the loss is; `positives_kept` and `negatives_kept`, pairs an image.
 
     Raises:
         CubsError: an argument is out of range.
@@ -112,6 +117,7 @@ class MultiSimilarityLoss(nn.Module):
             if not good:
                 raise CubsError(f"{name} is {value!r}; it must be {wanted}.")
         self.alpha, self.beta, self.lam, self.margin, self.mining = alpha, beta, lam, margin, mining
+        self.terms: dict[str, Tensor] = {}
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the loss, a scalar ≥ 0; NaN where an embedding holds one, else finite.
@@ -166,8 +172,14 @@ class LossAndGradient(torch.autograd.Function):
         push, pushed = _log_one_plus_sum_exp(loss.beta * similarity, negative)
         gradient = pushed.sub_(pulled)  # m · dL/dS
         ctx.save_for_backward((gradient + gradient.T) @ unit / len(unit))  # S = u uᵀ
+        pull, push = (pull / loss.alpha).mean(), (push / loss.beta).mean()
+        kept = {
+            "positives_kept": positive.sum() / len(unit),
+            "negatives_kept": negative.sum() / len(unit),
+        }
+        loss.terms = {"pull": pull, "push": push} | kept
         # A NaN pairs with nothing and would end as a loss of 0: let it show.
-        return (pull / loss.alpha + push / loss.beta).mean() + 0 * unit.sum()
+        return pull + push + 0 * unit.sum()
 
     @staticmethod
     @once_differentiable

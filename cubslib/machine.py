@@ -5,30 +5,23 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torchvision
 
 from cubslib import CubsError
 from cubslib.disk import fingerprint
 
 CODE = Path(__file__).parent
 PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
-# The modules that a fit or a score runs through.
+# The modules that a fit or a score runs through, or that choose its epoch or fashion.
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
-    *(
-        "attention",
-        "blocks",
-        "models",
-        "losses",
-        "metrics",
-        "interface",
-        "state",
-        "training",
-        "scoring",
-    ),
+    *("attention", "blocks", "models", "interface", "losses", "metrics", "state", "training"),
+    *("scoring", "controls", "runs/history"),
 )
 
 
@@ -83,6 +76,31 @@ def free_memory(device: str) -> int | None:
     text = meminfo.read_text() if device == "cpu" and meminfo.exists() else ""
     found = re.search(r"MemAvailable:\s*(\d+) kB", text)
     return 1024 * int(found[1]) if found else None
+
+
+def pace(steps: int = 6) -> float:
+    """Return the images a second at which this processor trains ResNet-18, the fastest of `steps`.
+
+    It is torchvision's, 7 × 7 stem, on 128 images of 64 × 64, in `precision("cpu")`, which is the
+    faster one. Other work on the machine slows some steps: the fastest is least disturbed, and one
+    thread is timed by its own clock.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    bf16, seconds = precision("cpu") == "bf16-mixed", []
+    with torch.random.fork_rng(devices=[]):
+        model = torchvision.models.resnet18(num_classes=200).to(memory_format=torch.channels_last)
+        images = torch.randn(128, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+        targets = torch.randint(200, (128,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(steps + 1):  # the first one warms up
+        start = clock()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = torch.nn.functional.cross_entropy(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(clock() - start)
+    return round(len(images) / min(seconds[1:]), 1)
 
 
 def versions() -> dict[str, str]:

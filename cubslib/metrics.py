@@ -102,11 +102,13 @@ def nearer_negatives(embeddings: Tensor, labels: Tensor) -> Tensor:
     return torch.empty_like(nearer).scatter_(0, order, nearer)
 
 
-def r_precision(embeddings: Tensor, labels: Tensor) -> float:
-    """Return R-precision: the mean share of the query's class among its R nearest, in [0, 1].
+def precisions_at_r(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each query's R-precision and average precision at R, both (N,) in [0, 1].
 
-    Musgrave, Belongie, Lim: A metric learning reality check, ECCV 2020, section 3.1. Ties and
-    classes of one image count as in `recall_at_k`: against the query.
+    The first is the share of the query's class among its R nearest; the second 1/R Σ_{i≤R} P(i),
+    P(i) being the precision among the i nearest where the i-th is a hit, else 0. Musgrave,
+    Belongie, Lim: A metric learning reality check, ECCV 2020, section 3.1. Ties and classes of one
+    image count as in `recall_at_k`: against the query.
 
     Args:
         embeddings: (N, D) in any float type, normalised here.
@@ -115,21 +117,37 @@ def r_precision(embeddings: Tensor, labels: Tensor) -> float:
     Raises:
         CubsError: as `recall_at_k`.
     """
-    shares = [hits.sum(1) / r for hits, r in _r_nearest(embeddings, labels)]
-    return torch.cat(shares).mean().item()
+    shares, means = [], []
+    for hits, r in _nearest(embeddings, labels):
+        places = torch.arange(1, hits.shape[1] + 1, device=hits.device)
+        hits = hits & (places <= r[:, None])
+        shares.append(hits.sum(1) / r)
+        means.append((hits.cumsum(1) / places * hits).sum(1) / r)
+    return torch.cat(shares), torch.cat(means)
+
+
+def r_precision(embeddings: Tensor, labels: Tensor) -> float:
+    """Return the mean R-precision; see `precisions_at_r`."""
+    return precisions_at_r(embeddings, labels)[0].mean().item()
 
 
 def map_at_r(embeddings: Tensor, labels: Tensor) -> float:
-    """Return MAP@R: the mean of 1/R Σ_{i≤R} P(i), in [0, 1].
+    """Return MAP@R, the mean average precision at R; see `precisions_at_r`."""
+    return precisions_at_r(embeddings, labels)[1].mean().item()
 
-    P(i) is the precision among the i nearest where the i-th is a hit, else 0. Source, arguments,
-    ties and errors as of `r_precision`.
+
+def share_found(
+    embeddings: Tensor, labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8)
+) -> dict[int, float]:
+    """Return the mean share of the query's class, R images, that its K nearest hold, in [0, 1].
+
+    What information retrieval calls recall. It is at most K / R, and not what Recall@K means in
+    metric learning. Arguments, ties and errors as of `recall_at_k`.
     """
-    means = []
-    for hits, r in _r_nearest(embeddings, labels):
-        precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
-        means.append((precision * hits).sum(1) / r)
-    return torch.cat(means).mean().item()
+    _check(embeddings, labels, ks)
+    found = [hits.cumsum(1) / r[:, None] for hits, r in _nearest(embeddings, labels, max(ks))]
+    found = torch.cat(found).mean(0).tolist()
+    return {k: found[min(k, len(found)) - 1] if found else 0.0 for k in ks}
 
 
 def chance(labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8)) -> dict[int, float]:
@@ -251,20 +269,19 @@ def _rows(num_images: int) -> int:
     return max(BLOCK_ELEMENTS // num_images, 1)
 
 
-def _r_nearest(embeddings: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, for blocks of queries, which of their R nearest are hits, (n, max R), and R (n,).
+def _nearest(embeddings: Tensor, labels: Tensor, count: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, for blocks of queries, which of their K nearest are hits, (n, K), and R (n,).
 
-    Columns past a row's own R are no hits; R is given as 1 where it is 0. A positive gives way
-    to a negative within 1e-6.
+    K is `count`, or the largest R; R is given as 1 where it is 0. A positive gives way to a
+    negative within 1e-6.
     """
     _check(embeddings, labels)
     unit, labels = _unit(embeddings), labels.to(embeddings.device)
     places = torch.arange(len(unit), device=unit.device)
+    count = min(count or int(labels.unique(return_counts=True)[1].max()) - 1, len(unit) - 1)
     for queries in places.split(_rows(len(unit))):
         similarity = _cosines(unit[queries], unit)  # (n, N)
         same = labels[queries, None] == labels
         similarity = (similarity - TIE * same).scatter_(1, queries[:, None], -torch.inf)
-        of_class = same.sum(1, keepdim=True) - 1  # R
-        nearest = similarity.topk(int(of_class.max())).indices
-        hits = same.gather(1, nearest) & (places[: nearest.shape[1]] < of_class)
-        yield hits, of_class[:, 0].clamp(min=1)
+        nearest = similarity.topk(count).indices
+        yield same.gather(1, nearest), (same.sum(1) - 1).clamp(min=1)

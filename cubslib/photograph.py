@@ -1,11 +1,13 @@
 """The commands about photographs: `search`, `gallery` and `classify`, of the network of a run."""
 
 import shlex
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 from cubslib import CubsError, galleries, machine, scoring, training
-from cubslib.runs import finished
+from cubslib.losses import CONTROL  # T4's control embeds nothing
+from cubslib.runs import finished, published
 
 
 def search(options: Namespace) -> None:
@@ -21,6 +23,8 @@ def search(options: Namespace) -> None:
     box, sheet, run_dir = _box(options.box), options.sheet, _run_dir(options, "T4")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise CubsError(f"--sheet is {sheet}; it must end in .png.")
+    if options.gallery is None and (run_dir / "best.ckpt").is_file():  # published, without its own
+        print(galleries.rebuild(run_dir, machine.project_root() / "data"), file=sys.stderr)
     found = galleries.search(run_dir, options.photo, options.count, options.gallery, box)
     lines = [f"{cosine:7.3f}  {of_class}  ({name})" for name, of_class, cosine in found]
     if len(found) < options.count:
@@ -82,19 +86,31 @@ def _box(text: str | None) -> tuple[int, ...] | None:
 
 def _run_dir(options: Namespace, *tasks: str) -> Path:
     """Return the run that `--run` names; else the gallery's, or the newest of `tasks`."""
-    if options.run is not None:
+    if options.run not in (None, Path("published")):
         return options.run
-    runs = machine.project_root() / "runs"
-    if getattr(options, "gallery", None):
+    if options.run is None and getattr(options, "gallery", None):
         name = galleries.read(options.gallery).run
-        if not (runs / name).is_dir():
-            raise CubsError(f"{options.gallery} was made by {name}, which is not under runs/: "
-                            "say where it is by --run.")  # fmt: skip
-        return runs / name
-    for folder, record in finished.find(runs):
-        if record["task"] in tasks:
-            return folder
-    raise CubsError(f"there is no finished run of {' or '.join(tasks)}: run one first.")
+        for place in (machine.project_root() / "runs", published.root()):
+            if (place / name).is_dir():
+                return place / name
+        raise CubsError(f"{options.gallery} was made by {name}, which is not under runs/: "
+                        "say where it is by --run.")  # fmt: skip
+    return _serving(tasks, options.run is None)
+
+
+def _serving(tasks: tuple[str, ...], own: bool) -> Path:
+    """Return the newest finished run of `tasks`, if `own` may serve; else a published one."""
+    found = finished.find(machine.project_root() / "runs") if own else []
+    run_dir = next((folder for folder, record in found if record["task"] in tasks
+                    and record["settings"].get("mining") != CONTROL), None)  # fmt: skip
+    if run_dir is None:
+        run_dir = next((folder for folder, _ in published.find(*tasks)), None)
+        if run_dir and own:
+            print("There is no finished run of your own: a published one serves.", file=sys.stderr)
+    if run_dir is None:
+        where = "there is no finished run" if own else "notebooks/results/ holds no weights"
+        raise CubsError(f"{where} of {' or '.join(tasks)}: run one first.")
+    return run_dir
 
 
 def _say(run_dir: Path, lines: list[str]) -> None:

@@ -24,6 +24,10 @@ class Recipe:
         stem: ResNet-18's.
         patience: epochs without a better val score, in the last third, after which to stop.
         ema_decay: of the weights' moving average, which is then what is reported; 0 for none.
+        fixed_norms: whether BatchNorm keeps the statistics that the fit begins with.
+        head_rate: the last layer's rate, as a multiple of `lr`.
+        norm_head: whether T4's embedding layer reads features that are normalised by BatchNorm,
+            and so centred.
     """
 
     epochs: int
@@ -38,6 +42,9 @@ class Recipe:
     stem: str = "7x7"
     patience: int = 3
     ema_decay: float = 0.0
+    fixed_norms: bool = False
+    head_rate: float = 1.0
+    norm_head: bool = False
 
 
 _MILD = {"min_area": 0.5, "max_aspect": 1.3, "flip": True}

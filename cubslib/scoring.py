@@ -10,23 +10,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cubslib import CubsError, metrics, models
+from cubslib import CubsError, controls, metrics, models
 from cubslib.augment import prepare
 from cubslib.packed import PackedImages, decode
 from cubslib.runs import Run
 from cubslib.training import load
 
-KS = (1, 2, 4, 8)
 FIRST = 8  # images of a class that seen and unseen classes are compared on
 EVAL_BATCH = 256  # images at a time: nothing is kept for a backward pass
 
 
 @torch.no_grad()
 def outputs(
-    fabric: Fabric, model: nn.Module, data: PackedImages, size: int, head=True, rows=None
-) -> Tensor:
+    fabric: Fabric, model: nn.Module, data: PackedImages, size: int,
+    head=True, rows=None, mirrored=False,
+) -> Tensor:  # fmt: skip
     """Return the network's outputs for all images (N, F), float32 on the CPU.
 
     Args:
@@ -36,6 +37,7 @@ def outputs(
         size: S that they are resized to.
         head: logits or embeddings; False for the features before the last layer.
         rows: positions of the N images in `data`, where not all of them are meant.
+        mirrored: average the outputs of each image and of its mirror image.
     """
     training, function = model.training, model if head else model.features
     model.to(fabric.device).eval()
@@ -44,8 +46,10 @@ def outputs(
     own, found = padded[fabric.global_rank :: world], []
     for start in range(0, len(own), EVAL_BATCH):
         images = prepare(fabric.to_device(data.read(own[start : start + EVAL_BATCH])), size)
+        sides = (images, images.flip(-1)) if mirrored else (images,)
         with fabric.autocast():
-            found.append(function(images.contiguous(memory_format=torch.channels_last)).float())
+            given = [function(x.contiguous(memory_format=torch.channels_last)) for x in sides]
+        found.append(sum(x.float() for x in given) / len(given))
     model.train(training)
     gathered = fabric.all_gather(torch.cat(found)).view(world, len(own), -1)
     return gathered.transpose(0, 1).flatten(0, 1)[: len(rows)].cpu()
@@ -126,30 +130,69 @@ def first_of_each(labels: Tensor, count: int) -> Tensor:
     return torch.cat(places).sort().values
 
 
+def untrained_rows(run: Run, stage: str, model: nn.Module) -> dict[str, NDArray]:
+    """Return what the rows of `controls` that need no training are made from, by name.
+
+    `mirrored_<stage>` (N, D): the gallery, averaged with that of the mirror images. After
+    `classification` also `mean` and `whitening`: see `controls.statistics`, here of all training
+    images. A finished run's are in its files: nothing is returned.
+
+    Args:
+        run: its images are embedded.
+        stage: `classification` or `embedding`.
+        model: the network after that stage.
+    """
+    if run.finished:
+        return {}
+    how = run["image_size"], "embedding_dim" in model.config
+    both = outputs(run.fabric, model, run.test, *how, mirrored=True)
+    found = {f"mirrored_{stage}": F.normalize(both, dim=1).numpy()}
+    if stage == "classification":
+        known = controls.statistics(outputs(run.fabric, model, run.train, *how))
+        found |= {name: x.numpy() for name, x in zip(("mean", "whitening"), known, strict=True)}
+    return found
+
+
 def record_retrieval(
-    run: Run, model: nn.Module, stages: dict[str, Tensor], seen: dict[str, Tensor]
+    run: Run,
+    model: nn.Module,
+    stages: dict[str, Tensor],
+    seen: dict[str, Tensor],
+    **more: NDArray,
 ) -> dict:
-    """Score each stage's gallery by Recall@1, 2, 4, 8, finish the run and return its record.
+    """Score each stage's gallery, finish the run and return its record.
+
+    `recall` has Recall@1, 2, 4, 8 of both stages; `measures` all of `controls.measures` for each of
+    `controls.rows`; `differences` by how much the last stage is better than each row of the same
+    images, and than `cross_entropy`, a finished run that went on with it from the same stage 1.
 
     Args:
         run: the run; where it is finished its record is read and nothing is scored.
         model: the network after the last stage.
         stages: stage → embeddings (N, D) of `run.test`, in order.
         seen: stage → embeddings of the training classes' first images, kept for comparison.
+        **more: what `untrained_rows` returned after each stage.
     """
     if run.finished:
         return run.record
     labels = run.test.labels
-    recalls = {stage: metrics.recall_at_k(found, labels, KS) for stage, found in stages.items()}
-    rows = [f"{stage},{k},{value}" for stage, row in recalls.items() for k, value in row.items()]
-    run.write("recall.csv", "\n".join(["stage,k,recall", *rows]) + "\n")
-    arrays = {f"embeddings_{stage}": found.numpy() for stage, found in stages.items()}
+    arrays = {f"embeddings_{stage}": found.numpy() for stage, found in stages.items()} | more
     arrays |= {f"seen_{stage}": found.numpy() for stage, found in seen.items()}
     arrays |= {"labels": labels.numpy(), "names": np.array(run.test.names)}
+    arrays["duplicates"] = controls.duplicates(run.test, run.train, run.val)
     arrays["seen_labels"] = run.train.labels[first_of_each(run.train.labels, FIRST)].numpy()
     arrays["classes"] = np.array([run.test.classes[target] for target in run.test.targets])
-    recalls = {stage: {str(k): value for k, value in row.items()} for stage, row in recalls.items()}
-    return run.finish(list(stages)[-1], arrays, models.num_parameters(model), recall=recalls)
+    found = {name: controls.measures(*row) for name, *row in controls.rows(arrays)}
+    last = stages["embedding"]
+    differences = {name: controls.compare(last, row, labels)
+                   for name, row, own in controls.rows(arrays)
+                   if name != "embedding" and len(own) == len(labels)}  # fmt: skip
+    differences |= controls.against_control(run, last)
+    recalls = {stage: found[stage]["recall"] for stage in stages}
+    rows = [f"{stage},{k},{value}" for stage, row in recalls.items() for k, value in row.items()]
+    run.write("recall.csv", "\n".join(["stage,k,recall", *rows]) + "\n")
+    scores = {"recall": recalls, "measures": found, "differences": differences}
+    return run.finish(list(stages)[-1], arrays, models.num_parameters(model), **scores)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What moves in one training: built, saved after every epoch, restored."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cubslib import CubsError, interface
-from cubslib.disk import whole
+from cubslib.disk import fingerprint, whole
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished
 from cubslib.runs.history import best_row
@@ -45,7 +46,7 @@ class Fit:
 
 
 def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
-    """Build what training moves, in the state that the last checkpoint holds.
+    """Build what training moves, in the state that the last checkpoint holds, own or shared.
 
     Args:
         run: its recipe for `name` says what is built.
@@ -54,11 +55,13 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
         steps: optimizer steps an epoch, which the schedule counts.
 
     Raises:
-        CubsError: the network lacks something, or the checkpoint is damaged or another network's.
+        CubsError: the network lacks something, the checkpoint is damaged or another network's, or a
+            shared stage's is gone.
     """
     recipe, fabric = run.recipe(name), run.fabric
     sizes = [side for _, side in recipe.sizes] + [recipe.test_size]
     interface.check(model, len(run.train.classes), sizes)
+    take_stage(run, name)
     model.to(fabric.device, memory_format=torch.channels_last)
     averaged = None
     if recipe.ema_decay:
@@ -85,11 +88,39 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
     return state
 
 
+def take_stage(run: Run, name: str) -> None:
+    """Copy the checkpoints of a stage 1 that T4 shares, if this is one and has none of its own.
+
+    Args:
+        run: it settled whose stage 1 it takes, if any's.
+        name: the fit that is about to begin.
+
+    Raises:
+        CubsError: they are gone, or not what the run settled.
+    """
+    theirs, last = run.resolved.get("classification_from"), run.checkpoint(name, "last")
+    if name != "classification" or theirs is None or last.exists():
+        return
+    if run.fabric.is_global_zero:
+        source = run.folder.with_name(theirs) / "checkpoints" / name
+        best, mark = source / "best.ckpt", run["classification_fingerprint"]
+        there = best.is_file() and (source / last.name).is_file()
+        if not there or fingerprint(best.read_bytes()) != mark:
+            raise CubsError(f"{theirs} has no longer the {name} that {run.folder.name} shares: "
+                            "restore it, or ask for restart=True.")  # fmt: skip
+        for path in (best, source / last.name):  # the last one says that the fit is there
+            with whole(last.with_name(path.name)) as draft:
+                shutil.copyfile(path, draft)
+        print(f"{name} is taken from {theirs}, which has all of it in common with this run.")
+    run.fabric.barrier()
+
+
 def saved_epochs(run: Run, name: str) -> int:
     """Return how many epochs of a fit its last.ckpt holds: what a resume would find."""
     path = run.checkpoint(name, "last")
-    saved = torch.load(path, weights_only=True, mmap=True) if path.exists() else {"history": []}
-    return len(saved["history"])
+    if not path.exists():
+        return 0
+    return len(torch.load(path, map_location="cpu", weights_only=True)["history"])
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -104,6 +135,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         in_gate = ".attention." in name and parameter.ndim > 1
         lr = recipe.lr / (parameter[0].numel() if in_gate else 1)
+        lr *= recipe.head_rate if name.startswith("fc.") else 1
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     groups = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in groups.items()]

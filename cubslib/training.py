@@ -40,7 +40,7 @@ def fit(
 
     Every epoch ends with a checkpoint; killed at any moment and called again, a fit ends with the
     same history and weights, to the bit on the same processor, threads and versions. A fit that is
-    complete is read from its files.
+    complete, or that T4 shares with an earlier run, is read from its files.
 
     Args:
         run: it trains by `run.recipe(name)` on `run.train` and is judged on `run.val`.
@@ -94,9 +94,13 @@ def fit(
 
 
 def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progress) -> dict:
-    """Train one epoch; return its row of the history."""
-    fabric, losses, seen, start = state.run.fabric, [], 0, time.perf_counter()
+    """Train one epoch; return its row of the history, with the means of the criterion's `terms`."""
+    fabric, terms, seen = state.run.fabric, [], 0
+    start, cpu_start = time.perf_counter(), time.process_time()
     state.network.train()
+    if state.recipe.fixed_norms:
+        for norm in (x for x in state.model.modules() if isinstance(x, nn.BatchNorm2d)):
+            norm.eval()
     for images, targets in augmented_batches(state, batches):
         outputs, targets = gather(fabric, state.network(images), targets)
         loss = criterion(outputs, targets)
@@ -107,22 +111,24 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
         state.schedule.step()
         if state.averaged is not None:
             state.averaged.update_parameters(state.model)
-        losses.append(loss.detach())
+        terms.append({"loss": loss.detach()} | getattr(criterion, "terms", {}))
         seen += len(targets)
         if bar.update(len(targets)) or fabric.device.type == "cpu":  # reading it waits for a GPU
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
             if not loss.isfinite():
-                raise _diverged(state, len(losses))
-    found = torch.stack(losses)
-    if not all(values.isfinite().all() for values in (found, *state.model.state_dict().values())):
-        raise _diverged(state, len(losses))
+                raise _diverged(state, len(terms))
+    found = {name: torch.stack([step[name] for step in terms]) for name in terms[-1]}
+    final = (found["loss"], *state.model.state_dict().values())
+    if not all(values.isfinite().all() for values in final):
+        raise _diverged(state, len(terms))
     seconds = time.perf_counter() - start
     return {
         "epoch": len(state.history) + 1,
         "lr": lr,
         "size": images.shape[-1],
-        "loss": found.mean().item(),
+        **{name: values.mean().item() for name, values in found.items()},
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(time.process_time() - cpu_start, 2),
         "images_per_second": round(seen / seconds, 1),
     }
 

@@ -83,11 +83,13 @@ def t4(data_root, tmp_path_factory) -> runs.Run:
     training.fit(run, "classification", model, nn.CrossEntropyLoss(), scoring.recall)
     stages = {"classification": scoring.gallery(run, "classification", model)}
     seen = {"classification": scoring.gallery(run, "classification", model, seen=True)}
+    more = scoring.untrained_rows(run, "classification", model)
     how = (losses.MultiSimilarityLoss(), scoring.recall, sampling.class_balanced)
     training.fit(run, "embedding", models.embed(model, 8), *how)
     stages["embedding"] = scoring.gallery(run, "embedding", model)
     seen["embedding"] = scoring.gallery(run, "embedding", model, seen=True)
-    scoring.record_retrieval(run, model, stages, seen)
+    more |= scoring.untrained_rows(run, "embedding", model)
+    scoring.record_retrieval(run, model, stages, seen, **more)
     return run
 
 

@@ -12,8 +12,7 @@ from nbformat import v4
 from PIL import Image, PngImagePlugin
 
 from cubslib import metrics
-from cubslib.datasets import Cars196
-from cubslib.runs import parameters
+from cubslib.runs import parameters, settle
 
 STEMS = {"T1": "T1_custom_cnn", "T2": "T2_resnet18", "T3": "T3_cubs_resnet18", "T4": "T4_retrieval"}
 
@@ -48,7 +47,7 @@ def run(root: Path, name: str, notebook: bool = True, **changes) -> Path:
     record = {
         "schema": 2, "task": task, "dataset": "real", "protocol": "complete",
         "seed": asked["seed"], "data_fingerprint": "0" * 16,
-        "settings": asked | {"preset": "cpu"},
+        "settings": asked | {"preset": "cpu", "image_size": 32},
         "finished": "2026-01-02T03:04:05+00:00", "commit": "", "dirty": False,
         "hardware": "a CPU <8>", "versions": {"python": "3.12"}, "num_parameters": 1_234_567,
         "seconds": 90.0,
@@ -88,13 +87,14 @@ def run(root: Path, name: str, notebook: bool = True, **changes) -> Path:
     return folder
 
 
-def cars(root: Path) -> dict[str, np.ndarray]:
-    """Return arrays of a T4 run on the test images of the data set in `root`."""
-    test = Cars196(root, "test")
+def cars(root: Path) -> dict:
+    """Return `arrays` and fingerprint of a T4 run on the test images of the data set in `root`."""
+    train, _, test = settle.open_data("T4", root, parameters.defaults("T4"), 32)
     arrays = _retrieval(test.labels.numpy())
     arrays["names"] = np.array(test.names)
     arrays["classes"] = np.array([test.classes[target] for target in test.targets])
-    return arrays
+    mark = settle.describe(train, test, "real", 0)["data_fingerprint"]
+    return {"arrays": arrays, "data_fingerprint": mark}
 
 
 def _retrieval(labels: np.ndarray) -> dict[str, np.ndarray]:

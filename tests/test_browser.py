@@ -60,7 +60,7 @@ def report(tmp_path_factory, cars_root):
     """A site of four runs, one without a notebook, and T4's browser."""
     project = tmp_path_factory.mktemp("project")
     for stem in made.STEMS.values():
-        arrays = {"arrays": made.cars(cars_root)} if stem == "T4_retrieval" else {}
+        arrays = made.cars(cars_root) if stem == "T4_retrieval" else {}
         made.run(project / "runs", stem, notebook=stem != "T2_resnet18", **arrays)
     made.run(project / "runs", "T1_custom_cnn,seed=1", asked={"seed": 1})
     made.run(project / "runs", "T1_custom_cnn,dataset=sample", dataset="sample")

@@ -1,7 +1,10 @@
+import errno
+import fcntl
 import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -85,6 +88,29 @@ def test_a_lock_is_refused_while_held_and_freed_by_the_death_of_its_process(tmp_
     for busy in ("it is in use", ""):
         with disk.lock(path, busy):
             pass
+
+
+@pytest.mark.parametrize("refusal", ["ENOSYS", "ENOTSUP", "ENOLCK"])
+def test_where_a_file_system_has_no_locks_one_of_this_machine_stands_in(
+    tmp_path, monkeypatch, refusal
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "here"))
+    (tmp_path / "here").mkdir()
+    far, flock = tmp_path / "far/lock", fcntl.flock
+
+    def refuse(descriptor, operation):
+        if os.path.samestat(os.fstat(descriptor), far.stat()):
+            raise OSError(getattr(errno, refusal), "no locks here")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    code = HOLD + "with disk.lock(Path(sys.argv[1]), 'busy'): pass"
+    with disk.lock(far, "busy"):
+        (held,) = (tmp_path / "here").iterdir()
+        done = subprocess.run([sys.executable, "-c", code, held], capture_output=True, text=True)
+        assert done.stderr.endswith("CubsError: busy\n")
+    subprocess.run([sys.executable, "-c", code, held], check=True)
+    disk.clear(far.parent)
 
 
 def test_a_lock_is_freed_by_an_error(tmp_path):

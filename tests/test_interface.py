@@ -65,7 +65,10 @@ def ours(change):
         (changed(config={"network": "own", "sizes": (1, 2)}), "must hold texts, numbers and lists"),
         (changed(config={"network": "own", "layer": nn.ReLU}), "must hold texts, numbers and list"),
         (without("fc"), "Own lacks `features`, a method, or `fc`, an nn.Linear"),
-        (changed(fc=nn.Sequential(nn.Linear(8, 3))), "Own lacks `features`, a method, or `fc`"),
+        (
+            changed(fc=nn.Sequential(nn.Linear(8, 3), nn.ReLU())),
+            "Own lacks `features`, a method, or `fc`",
+        ),
         (changed(features=None), "Own lacks `features`, a method, or `fc`"),
         (changed(fc=nn.Linear(8, 4)), "Own.fc has 4 outputs; it must have 3."),
         (Subclass(3), "Subclass is not what its config describes: give your own network a name of"),
@@ -76,6 +79,7 @@ def ours(change):
         (models.CustomCNN(3), None),
         (models.embed(models.cubs_resnet18(7, "parallel", gate_bias=1), 16), None),
         (models.embed(Own(9), 16), None),
+        (models.embed(Own(9), 16, norm=True), None),
         (Own(3), None),
     ],
 )
@@ -106,11 +110,11 @@ def test_a_network_is_tried_without_a_trace():
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("embedding_dim", [0, 5])
-def test_one_s_own_network_is_loaded_again_into_the_one_given(embedding_dim, begin):
+@pytest.mark.parametrize(("embedding_dim", "norm"), [(0, False), (5, False), (5, True)])
+def test_one_s_own_network_is_loaded_again_into_the_one_given(embedding_dim, norm, begin):
     run, model = begin("T1"), Own(3)
     if embedding_dim:
-        models.embed(model, embedding_dim)
+        models.embed(model, embedding_dim, norm)
     how = (nn.CrossEntropyLoss(), scoring.recall if embedding_dim else scoring.accuracy)
     training.fit(run, "classification", model, *how)
     path = run.checkpoint("classification")

@@ -65,6 +65,25 @@ def test_loss_and_gradient_are_the_formulas(mining, seed, values):
     torch.testing.assert_close(found.double(), gradient, rtol=1e-3, atol=1e-6)
 
 
+@MINING
+def test_the_two_terms_and_the_pairs_kept_are_told(mining):
+    criterion, embeddings = MultiSimilarityLoss(mining=mining), batch().requires_grad_()
+    loss = criterion(embeddings, LABELS)
+    terms = criterion.terms
+    assert not any(value.requires_grad for value in terms.values())
+    assert (terms["pull"] + terms["push"]).item() == pytest.approx(loss.item())
+    unit = torch.nn.functional.normalize(embeddings.detach())
+    kept = [pairs.sum().item() / len(unit) for pairs in criterion.mine(unit @ unit.T, LABELS)]
+    found = [terms[name].item() for name in ("positives_kept", "negatives_kept")]
+    assert found == pytest.approx(kept)
+    flat = torch.ones(4, 2)  # all cosines are 1: each term by hand
+    MultiSimilarityLoss.forward(criterion, flat, torch.tensor([0, 0, 1, 1]))
+    count = 1 if mining == "hardest" else 2
+    push = torch.tensor(25.0).exp().mul(count).log1p().item() / 50
+    assert criterion.terms["pull"].item() == pytest.approx(math.log1p(math.exp(-1)) / 2)
+    assert criterion.terms["push"].item() == pytest.approx(push)
+
+
 def test_minings_keep_different_pairs():
     unit = torch.nn.functional.normalize(batch(9.0))
     minings = [MultiSimilarityLoss(mining=mining) for mining in MININGS]

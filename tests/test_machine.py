@@ -29,6 +29,12 @@ def test_half_precision_is_used_where_the_hardware_has_it(monkeypatch, device, c
     assert machine.precision(device) == name
 
 
+def test_the_pace_is_that_of_this_processor_and_draws_no_number():
+    before = torch.random.get_rng_state()
+    assert 1 < machine.pace(steps=1) < 1e5
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_project_root_is_the_nearest_folder_with_our_pyproject(tmp_path, monkeypatch):
     deep = tmp_path / "project" / "other" / "deep"
     deep.mkdir(parents=True)
@@ -64,6 +70,7 @@ def test_a_checkout_with_a_changed_file_is_dirty_and_with_a_new_one_is_not(monke
 @pytest.fixture
 def losses(tmp_path, monkeypatch):
     """The file of `losses` in a copy of the library, which this process was imported from."""
+    (tmp_path / "runs").mkdir()
     for name in machine.USED:
         shutil.copyfile(Path(machine.__file__).parent / f"{name}.py", tmp_path / f"{name}.py")
     monkeypatch.setattr(machine, "CODE", tmp_path)

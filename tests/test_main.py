@@ -1,3 +1,4 @@
+import json
 import os
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from cubslib import __main__, budget, course, recipes, runs
+from cubslib.pages import results
 from cubslib.runs import parameters
 
 
@@ -149,6 +151,11 @@ def test_classify_and_search_use_the_newest_run_or_the_one_named(command, projec
         assert (status, error) == (1, "--count is 0; it must be 1 or more.\n")
     assert t1.test.classes[0] in command("classify", photos["T1"])[1]
     assert t4.test.names[0] in command("search", photos["T4"])[1].splitlines()[2]
+    control = shutil.copytree(t4.folder, project / "runs" / "control") / "metrics.json"
+    newer = {"finished": "2999-01-01T00:00:00+00:00"}
+    newer["settings"] = t4.record["settings"] | {"mining": "cross_entropy"}
+    control.write_text(json.dumps(t4.record | newer))
+    assert command("search", photos["T4"])[1].splitlines()[1] == "by T4:"
 
 
 def test_nothing_is_warned_of_where_the_data_were_real(command, project, t1):
@@ -306,3 +313,33 @@ def test_an_unknown_command_shows_the_usage(command):
     with pytest.raises(SystemExit) as caught:
         command("train")
     assert caught.value.code == 2
+
+
+def test_published_weights_serve_where_asked_for_or_where_there_is_no_run(
+    command, project, cars_root, t1, t4
+):
+    (project / "data").mkdir()
+    (project / "data/cars196").symlink_to(cars_root)
+    (project / "README.md").write_text(f"{results.START}{results.END}")
+    for what, run in (("classify", t1), ("search", t4)):
+        photo = run.test.root / run.test.names[0]
+        status, _, error = command(what, photo, "--run", "published")
+        assert (status, error.count("\n")) == (1, 1)
+        assert "notebooks/results/ holds no weights of T" in error
+        folder = shutil.copytree(run.folder, project / "elsewhere" / f"{run.task},best")
+        path = folder / "metrics.json"
+        path.write_text(path.read_text().replace('"dataset": "sample"', '"dataset": "real"'))
+        status, out, error = command("results", folder, "--weights")
+        assert (status, out, error) == (
+            0, f"published: {folder.name}\nremade: README.md, notebooks/results/curves.png\n", ""
+        )  # fmt: skip
+        status, out, error = command(what, photo)
+        assert status == 0
+        assert error.startswith("There is no finished run of your own: a published one serves.")
+        assert out.startswith(f"by {folder.name}:")
+        again = command(what, photo, "--run", "published")
+        assert again[:2] == (0, out)
+        assert "no finished run" not in again[2]
+        assert ("made earlier" in again[2]) == (what == "search")
+        shutil.copytree(run.folder, project / "runs" / run.task)  # one's own goes first
+        assert f"by {run.task}:" in command(what, photo)[1]

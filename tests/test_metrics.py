@@ -15,6 +15,7 @@ from cubslib.metrics import (
     neighbours,
     r_precision,
     recall_at_k,
+    share_found,
     top_k_accuracy,
 )
 
@@ -232,3 +233,17 @@ def test_accuracy_and_confusion_are_those_of_a_loop(dtype):
     for row, label in zip(ranked, labels.tolist(), strict=True):
         counts[label][row[0]] += 1
     assert confusion(logits.argmax(1), labels, 8).tolist() == counts
+
+
+def test_share_found_is_that_of_a_loop_and_bounded_by_k():
+    embeddings, labels = clusters()
+    labels[7] = 1  # a class of its own finds nothing
+    wanted = dict.fromkeys((1, 3, 70), 0.0)
+    for label, others in ranked(embeddings, labels):
+        for k in wanted:
+            wanted[k] += others[:k].count(label) / max(others.count(label), 1) / 60
+    assert share_found(embeddings, labels, tuple(wanted)) == pytest.approx(wanted)
+    assert wanted[70] == pytest.approx(59 / 60)
+    perfect = torch.eye(4)[torch.arange(40) % 4] + 0.01 * torch.rand(40, 4)
+    assert share_found(perfect, torch.arange(40) % 4, (3,))[3] == pytest.approx(3 / 9)
+    assert share_found(torch.ones(1, 2), torch.zeros(1)) == {1: 0, 2: 0, 4: 0, 8: 0}

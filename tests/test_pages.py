@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -137,6 +138,22 @@ def test_links_lead_to_pages_and_places_that_are_there(project):
             target = (page.path.parent / unquote(path)).resolve() if path else page.path.resolve()
             assert target in pages, href
             assert not place or place in {one.get("id") for _, one in pages[target].tags}, href
+
+
+def test_a_link_between_notebooks_leads_to_the_run_most_like_this_one(project):
+    text = "[T1](T1_custom_cnn.ipynb), [T3](T3_cubs_resnet18.ipynb), [x](mine.ipynb)"
+    for name in ("T1,seed=1", "T1,seed=1~1", "T1,lr=0.1"):
+        made.run(project / "runs", name, asked={"seed": 1} if "seed" in name else {"lr": 0.1})
+    made.run(project / "runs", "T3,drawn", dataset="sample")
+    folder = made.run(project / "runs", "T2,seed=1", asked={"seed": 1})
+    curves = (folder / "figures/curves.png").read_bytes()
+    made.save(folder / "T2_resnet18.ipynb", v4.new_markdown_cell(text), made.shown(curves))
+    page = Page(site.site(project / "runs").parent / "runs/T2,seed=1.html")
+    links = [one.get("href") for one in page.all("a") if one.get("rel") == "noopener noreferrer"]
+    assert links == ["T1%2Cseed%3D1.html", None, None]  # no run of T3 on such data
+    alone = Page(site.page(folder / "T2_resnet18.ipynb"))
+    assert "T1, T3, x" in alone.text
+    assert not [one for one in alone.all("a") if "ipynb" in one.get("href", "")]
 
 
 def test_pages_of_runs_that_are_gone_go_and_others_stay(project):
@@ -307,7 +324,7 @@ def test_sentences_hold_when_the_embedding_loses_and_without_arrays(tmp_path):
     )
     assert "−80.0 points, more than two standard errors" in answer(read(folder))
     (folder / "arrays.npz").unlink()
-    assert answer(read(folder)).endswith("second stage: −80.0 points.")
+    assert answer(read(folder)).endswith("by the embedding: −80.0 points.")
 
 
 def test_only_runs_that_differ_in_the_seed_are_gathered(tmp_path):
@@ -332,16 +349,21 @@ def test_rounded_embeddings_are_scored_as_recall_is():
     ).all()  # collapsed
 
 
-@pytest.mark.parametrize("missing", ["image", "arrays", "outside", "none"])
-def test_without_its_images_or_arrays_a_run_has_no_browser(project, cars_root, missing):
+@pytest.mark.parametrize("missing", ["data", "image", "arrays", "outside", "other", "none"])
+def test_without_its_own_images_or_arrays_a_run_has_no_browser(project, cars_copy, missing):
     (project / "data").mkdir()
-    (project / "data/cars196").symlink_to(cars_root)
-    arrays = made.cars(cars_root)
+    (project / "data/cars196").symlink_to(cars_copy)
+    made_of = made.cars(cars_copy)
+    names = made_of["arrays"]["names"]
     if missing in ("image", "outside"):
-        arrays["names"][0] = "gone.jpg" if missing == "image" else "../../../../etc/passwd"
-    folder = made.run(project / "runs", "T4_retrieval", arrays=arrays)
+        names[0] = "gone.jpg" if missing == "image" else "../../../../etc/passwd"
+    folder = made.run(project / "runs", "T4_retrieval", **made_of)
+    if missing == "data":
+        (project / "data/cars196").unlink()
     if missing == "arrays":
         (folder / "arrays.npz").write_bytes(b"PK")
+    if missing == "other":  # another picture under the same name
+        shutil.copyfile(cars_copy / names[1], cars_copy / names[0])
     index = site.site(project / "runs")
     there = (index.parent / "browser/T4_retrieval.html").exists()
     assert there == (missing == "none")
@@ -351,7 +373,7 @@ def test_without_its_images_or_arrays_a_run_has_no_browser(project, cars_root, m
 def test_a_digit_changed_in_the_record_is_found_when_the_page_is_made(project, cars_root):
     (project / "data").mkdir()
     (project / "data/cars196").symlink_to(cars_root)
-    folder = made.run(project / "runs", "T4_retrieval", arrays=made.cars(cars_root))
+    folder = made.run(project / "runs", "T4_retrieval", **made.cars(cars_root))
     page = site.site(project / "runs").parent / "browser/T4_retrieval.html"
     assert "to the last digit" in Page(page).text
     record = json.loads((folder / "metrics.json").read_text())

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from cubslib import CubsError
-from cubslib.losses import MININGS
+from cubslib.losses import CONTROL, MININGS
 from cubslib.recipes import PRESETS
 from cubslib.runs import parameters
 from cubslib.runs.parameters import check
@@ -49,7 +49,7 @@ def test_what_is_given_stands_in_place_of_the_defaults():
         ("T4", "limit_classes", (4,)), ("T4", "val_classes", (2, 98)), ("T1", "seed", (2**63 - 1,)),
         ("T4", "embedding_dim", (2,)), ("T4", "image_size", (32,)), ("T2", "run_dir", ("a, b",)),
         ("T2", "restart", (True,)), ("T4", "margin", (0,)), ("T3", "fashion", ("serial_21",)),
-        ("T4", "mining", tuple(MININGS)), ("T1", "preset", PRESETS),
+        ("T4", "mining", (*MININGS, CONTROL)), ("T1", "preset", PRESETS),
     ],
 )  # fmt: skip
 def test_the_ends_of_a_range_are_within(task, name, values):

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from small import Small
 
-from cubslib import CubsError, galleries, metrics, models, scoring, training
+from cubslib import CubsError, controls, galleries, metrics, models, scoring, training
 from cubslib.augment import prepare
 from cubslib.datasets import TinyImageNet
 from cubslib.runs import finished, history
@@ -43,6 +43,15 @@ def test_outputs_leaves_none_out(batch, training_mode, data, fabric, monkeypatch
     torch.testing.assert_close(found, by_hand(model, data, 32))
     torch.testing.assert_close(model.fc(features), found)
     assert len(found.unique(dim=0)) == 15
+
+
+def test_mirrored_outputs_are_the_mean_of_both_sides(data, fabric):
+    model = Small(3)
+    images = torch.cat([prepare(data.read([i]), 32) for i in range(len(data))])
+    found = scoring.outputs(fabric, model.eval(), data, 32, mirrored=True)
+    with torch.no_grad():
+        torch.testing.assert_close(found, (model(images) + model(images.flip(3))) / 2)
+    assert (found - by_hand(model, data, 32)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("world", [2, 4, 7])
@@ -128,6 +137,21 @@ def test_a_finished_run_is_the_gallery_of_the_unseen_classes(t4, monkeypatch):
     assert found == t4.record["recall"]
 
 
+def test_the_record_of_t4_holds_controls_that_its_arrays_give_again(t4):
+    rows = {name: row for name, *row in controls.rows(t4.arrays)}
+    assert t4.record["measures"] == {name: controls.measures(*row) for name, row in rows.items()}
+    assert t4.record["differences"].keys() == rows.keys() - {"embedding"}
+    last, labels = rows["embedding"]
+    for name, found in t4.record["differences"].items():
+        assert found == controls.compare(last, rows[name][0], labels)
+    assert t4.record["recall"]["embedding"] == t4.record["measures"]["embedding"]["recall"]
+    features = scoring.outputs(t4.fabric, training.load(t4.checkpoint("classification")), t4.train,
+                               t4["image_size"], head=False)  # fmt: skip
+    mean, _ = controls.statistics(features)
+    torch.testing.assert_close(torch.from_numpy(t4.arrays["mean"]), mean, atol=1e-3, rtol=1e-2)
+    assert scoring.untrained_rows(t4, "embedding", None) == {}
+
+
 def test_a_gallery_of_a_classifier_holds_its_features(begin):
     run = begin("T4", image_size=32)
     model = models.CustomCNN(4)
@@ -158,7 +182,7 @@ def test_a_photograph_or_a_run_that_does_not_serve_is_refused(t1, t4, tmp_path, 
     words.write_text("no image")
     for run_dir, photo, sentence in (
         (t4.folder, words, r"words\.jpg is no image that can be read"),
-        (t1.folder, car, "T1 is no run of T4 and has no gallery"),
+        (t1.folder, car, "T1 is no run of T4 and has no gallery, or its control"),
         (tmp_path, car, "is missing: name a finished run"),
         (t4.folder / "checkpoints/best.ckpt", car, "has no gallery"),
     ):

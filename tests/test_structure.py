@@ -9,6 +9,7 @@ import graphlib
 import re
 import subprocess
 import tomllib
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from cubslib import machine
+from cubslib.runs import published
 from cubslib.runs.parameters import TASKS, table
 
 ROOT = Path(__file__).parent.parent
@@ -62,13 +64,21 @@ def library():
     return {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(paths)}
 
 
-def notebooks():
+def notebooks(*stems):
     """Stem → the four notebooks as committed, or as they are where git is not there."""
     found = {}
-    for task in TASKS.values():
-        name = f"notebooks/{task.notebook}.ipynb"
+    for stem in stems or [task.notebook for task in TASKS.values()]:
+        name = f"notebooks/{stem}.ipynb"
         text = git("show", f"HEAD:{name}") or (ROOT / name).read_bytes()
-        found[task.notebook] = nbformat.reads(text.decode(), as_version=4)
+        found[stem] = nbformat.reads(text.decode(), as_version=4)
+    return found
+
+
+def launcher():
+    """The launcher as committed, without the calls of the shell that it alone may make."""
+    found = notebooks("colab")
+    for cell in found["colab"].cells:
+        cell.source = re.sub(r"^( *)!.*", r"\1pass", cell.source, flags=re.MULTILINE)
     return found
 
 
@@ -140,20 +150,14 @@ def imports(files, readme):
 
 
 def sources(files):
-    """Hold `machine.USED` to what a fit and a score run through."""
+    """Hold `machine.USED` to what a fit and a score run through, and what chooses among them."""
     texts = {module(name): text for name, text in files.items() if name.startswith("cubslib/")}
-    apart = {
-        "__init__",
-        "budget",
-        "disk",
-        "progress",
-        "recipes",
-        "machine",
-        "runs",
-    }  # these choose no number
-    for name in machine.USED:
+    # These choose no number.
+    apart = {"__init__", "budget", "disk", "progress", "recipes", "machine", "runs"}
+    used = [name.replace("/", ".") for name in machine.USED]
+    for name in used:
         for other in {one.split(".")[0] for one in imported(texts[name])} & set(texts):
-            if other not in apart | set(machine.USED):
+            if other not in apart | set(used):
                 yield f"{name} imports {other}, whose code no record fingerprints"
 
 
@@ -167,13 +171,17 @@ def layout(files):
     for name in sorted(tops - AGREED - OF_TOOLS):
         if not name.startswith("."):
             yield f"{name} does not belong at the top"
+    known = {f"notebooks/{stem}.ipynb" for stem in ("colab", *(t.notebook for t in TASKS.values()))}
+    for name in sorted({name for name in files if name.endswith(".ipynb")} - known):
+        yield f"{name} is none of the four notebooks, nor their launcher"
 
 
 def committed(files):
     for name, content in files.items():
-        if len(content) > 500_000:
+        weights = fnmatch(name, "notebooks/results/*/best.ckpt")  # of published runs
+        if len(content) > (published.LARGEST if weights else 500_000):
             yield f"{name} is larger than 500 KB"
-        if Path(name).suffix.lower() in DATA:
+        if Path(name).suffix.lower() in DATA and not weights:
             yield f"{name} is data, which is not committed"
         try:
             text = content.decode()
@@ -296,6 +304,7 @@ def sizes(files):
         (lambda files: imports(files, (ROOT / "README.md").read_text()), library),
         (sources, library), (layout, project), (committed, project), (environment, project),
         (parameters, notebooks), (notebook_code, notebooks), (notebook_form, notebooks),
+        (notebook_code, launcher), (notebook_form, launcher),
         (docstrings, library), (sizes, library),
     ],
     ids=lambda x: getattr(x, "__name__", None),
@@ -371,9 +380,14 @@ def test_code_that_a_number_comes_from_and_no_record_names_is_seen():
     ("check", "breach"),
     [
         (layout, {"utils.py": b""}),
+        (layout, {"notebooks/T5.ipynb": b""}),
         (layout, {"environment.yml": None}),
         (committed, {"notes.txt": b"x" * 500_001}),
         (committed, {"notebooks/car.jpg": b""}),
+        (committed, {"notebooks/best.ckpt": b""}),
+        (committed, {"notebooks/results/T1/last.ckpt": b""}),
+        (committed, {"notebooks/results/T1/best.ckpt": b"x" * 32_000_001}),
+        (committed, {"notebooks/results/T1/metrics.json": b"x" * 500_001}),
         (committed, {"tests/a.py": b"PATH = '/" + b"home/me'"}),
         (committed, {"README.md": b"see design" + b".md"}),
         (committed, {"README.md": b"from pypi" + b".org"}),
@@ -393,6 +407,8 @@ def test_a_breach_of_a_file_is_seen(check, breach):
     files["environment.yml"] = b"dependencies: [python=3.12, pip: [-e ., torch>=2]]"
     if check in (docstrings, sizes):
         files = {"cubslib/a.py": '"A."\ndef a():\n    "A."\n' + "    pass\n" * 38}
+    else:
+        files["notebooks/results/T1/best.ckpt"] = b"x" * 500_001
     assert list(check(files)) == []
     assert list(check({name: x for name, x in (files | breach).items() if x is not None}))
 
@@ -429,6 +445,7 @@ def edited(old, new):
         (notebook_code, notebook("while False:\n    pass")),
         (notebook_code, notebook("for x in range(3):\n    pass")),
         (notebook_code, notebook("%matplotlib inline")),
+        (notebook_code, notebook("!pip install cubslib")),
         (notebook_code, notebook("import sys\nsys.path.append('x')")),
         (notebook_code, notebook("pass\n" * 21)),
         (notebook_form, notebook("pass", execution_count=1)),

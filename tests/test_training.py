@@ -36,7 +36,8 @@ def test_fit_learns_and_leaves_history_and_checkpoints(begin):
     fit(run)
     history, saved = run.history(), checkpoints(run.folder)
     assert list(history[0]) == [
-        "fit", "epoch", "lr", "size", "loss", "seconds", "images_per_second", "val_top1", "val_top5"
+        "fit", "epoch", "lr", "size", "loss", "seconds", "cpu_seconds", "images_per_second",
+        "val_top1", "val_top5",
     ]  # fmt: skip
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
     assert [row["size"] for row in history] == [32, 32, 32, 48, 48, 48]
@@ -80,6 +81,16 @@ def test_averaged_weights_are_judged_and_reported(begin):
     assert not torch.equal(last["averaged"]["module.fc.weight"], last["model"]["fc.weight"])
     assert_same(model.state_dict(), saved["classification/best.ckpt"]["state_dict"])
     assert torch.equal(last["averaged"]["module.fc.weight"], model.fc.weight)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_norms_keep_their_statistics_where_the_recipe_says_so(fixed, begin):
+    shorten(fixed_norms=fixed)
+    run = begin("T1")
+    before = small.small(run).state_dict()
+    after = fit(run).state_dict()
+    assert torch.equal(before["middle.0.running_mean"], after["middle.0.running_mean"]) == fixed
+    assert not torch.equal(before["middle.0.weight"], after["middle.0.weight"])
 
 
 @pytest.mark.parametrize(

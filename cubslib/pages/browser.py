@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from cubslib import CubsError, metrics
 from cubslib.pages import markup
 from cubslib.pages.entries import STAGES, Entry
+from cubslib.runs import settle
 
 KS = (1, 2, 4, 8)
 LARGEST = 20_000_000  # bytes of the page
@@ -40,20 +41,21 @@ def browser(entry: Entry, data: Path, path: Path, address: str) -> None:
         address: of the run's own page, as seen from there.
 
     Raises:
-        CubsError: the run's arrays or the images are not at hand, or the page would be too large.
+        CubsError: the run's arrays or its images are not at hand, or the page would be too large.
     """
     arrays = _arrays(entry)
     labels, names = arrays["labels"], [str(name) for name in arrays["names"]]
     numbers, classes = _classes(labels, arrays["classes"])
     stages = [_stage(entry, name, arrays) for name in STAGES]
     texts = [base64.b64encode(rows.tobytes()).decode() for rows, _ in stages]
+    _refuse_other_data(entry, data, names)
     thumbs = _thumbnails(data, names, LARGEST - 300_000 - sum(map(len, texts)))
     values = {
         "names": names,
         "labels": numbers,
         "classes": classes,
-        "makes": [_make(name) for name in classes],
-        "bodies": [_body(name) for name in classes],
+        "makes": [make(name) for name in classes],
+        "bodies": [body(name) for name in classes],
         "stages": [told for _, told in stages],
     }
     rows = [
@@ -153,26 +155,39 @@ def _agreement(stages: list[tuple[NDArray, dict]]) -> str:
             f"embeddings, to the last digit; rounding moves at most {apart} hits.")  # fmt: skip
 
 
+def _refuse_other_data(entry: Entry, data: Path, names: list[str]) -> None:
+    """Refuse images that are not the run's, by the fingerprint of all their pixels and labels."""
+    record, settings = entry.record, entry.record["settings"]
+    try:
+        train, _, test = settle.open_data(entry.task, data, settings, settings["image_size"])
+        here = settle.describe(train, test, record["dataset"], settings["limit_classes"])
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise CubsError(f"{data.name} under data_root cannot be opened by the run's settings "
+                        f"({error}).") from None  # fmt: skip
+    if here["data_fingerprint"] != record["data_fingerprint"] or test.names != names:
+        raise CubsError(f"{data.name} under data_root holds other images than those of the run.")
+
+
 def _classes(labels: NDArray, of_image: NDArray) -> tuple[list[int], list[str]]:
     """Return labels from 0, and the name of each."""
     _, first, numbers = np.unique(labels, return_index=True, return_inverse=True)
     return numbers.tolist(), [str(of_image[i]) for i in first]
 
 
-def _make(name: str) -> str:
+def make(name: str) -> str:
     """Return the make in the name of a class.
 
-    >>> _make("Land Rover Range Rover SUV 2012"), _make("Ford GT Coupe 2006")
+    >>> make("Land Rover Range Rover SUV 2012"), make("Ford GT Coupe 2006")
     ('Land Rover', 'Ford')
     """
     words = name.split()
     return " ".join(words[: 2 if words[:1] and words[0] in TWO_WORDS else 1])
 
 
-def _body(name: str) -> str:
+def body(name: str) -> str:
     """Return the body type in the name of a class, "" where it tells none.
 
-    >>> _body("Ford F-150 Regular Cab 2012"), _body("Fiat 500 Abarth 2012")
+    >>> body("Ford F-150 Regular Cab 2012"), body("Fiat 500 Abarth 2012")
     ('Cab', '')
     """
     found = [body for body in BODIES if re.search(rf"\b{body}\b", name)]
@@ -181,10 +196,7 @@ def _body(name: str) -> str:
 
 def _thumbnails(data: Path, names: list[str], room: int) -> list[str]:
     """Return the images' thumbnails, WebP in base64, as large as `room` bytes allow."""
-    root = data.resolve()
-    files = [(root / name).resolve() for name in names]
-    if not all(file.is_relative_to(root) and file.is_file() for file in files):
-        raise CubsError(f"{data.name} under data_root lacks test images of the run.")
+    files = [data / name for name in names]
     few = files[:: -(-len(files) // 100)]
     for size, quality in [*((size, 60) for size in SIZES), (SIZES[-1], 30)]:
         sample = sum(len(_thumbnail(file, size, quality)) + 3 for file in few)

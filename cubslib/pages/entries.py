@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from cubslib import CubsError
-from cubslib.runs import parameters
+from cubslib import CubsError, metrics
+from cubslib.runs import finished, parameters
 from cubslib.runs.history import from_csv
 
 QUESTIONS = {
@@ -16,7 +19,10 @@ QUESTIONS = {
     "T3": "Do the two CUBS attention blocks help it, and joined in which fashion?",
     "T4": "Does that network find cars of models never seen in training?",
 }
-STAGES = {"classification": "before", "embedding": "after"}  # the second stage of training
+# T4's fits, before and after the second stage of training
+STAGES = dict(
+    zip((fit for fit, *_ in parameters.TASKS["T4"].fits), ("before", "after"), strict=True)
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,16 @@ class Entry:
         """What `headline` is."""
         return "Recall@1" if self.task == "T4" else "top-1 on test"
 
+    @property
+    def minutes(self) -> float:
+        """How long it trained."""
+        return finished.minutes(self.record, self.record["settings"])
+
+    @property
+    def processor(self) -> str:
+        """What it trained on."""
+        return finished.processor(self.record)
+
     def error(self, fraction: float) -> float | None:
         """Return the standard error of a share of the test images; None if none are counted."""
         return (fraction * (1 - fraction) / self.images) ** 0.5 if self.images else None
@@ -86,11 +102,8 @@ class Entry:
         cut = [name for name in ("limit_classes", "val_classes") if self.changed.get(name)]
         val = self.record["val"]["top1"] if self.task != "T4" else -len(self.changed)
         kind = {"own": 1, "sample": 2}.get(self.record["dataset"], 0)
-        return kind, len(cut), -val, _reversed(self.record["finished"])
-
-
-def _reversed(time: str) -> tuple[int, ...]:
-    return tuple(-ord(letter) for letter in time)
+        when = datetime.fromisoformat(self.record["finished"]).timestamp()
+        return kind, len(cut), -val, -when
 
 
 def entry(folder: Path, record: dict) -> Entry:
@@ -102,8 +115,8 @@ def entry(folder: Path, record: dict) -> Entry:
     try:
         history = from_csv((folder / "history.csv").read_text())
         found = Entry(folder, record, history, _changed(folder, record), *_counts(folder))
-        numbers = [found.headline, record["seconds"], record["num_parameters"], record["seed"]]
-        numbers += [value for _, values in table(found) for value in values]
+        numbers = [found.headline, found.minutes, record["num_parameters"], record["seed"]]
+        numbers += [value for _, values in table(found)[1] for value in values]
         texts = [record[key] for key in ("protocol", "hardware", "finished", "dataset")]
         texts += record["versions"]
         good = history and np.isfinite(np.array(numbers, float)).all() and "" not in texts
@@ -134,20 +147,16 @@ def _counts(folder: Path) -> tuple[int, int]:
     return len(labels), len(np.unique(labels))
 
 
-def table(found: Entry) -> list[tuple[str, list[float]]]:
-    """Return the headline table: rows of (what was scored, fractions under `columns`)."""
+def table(found: Entry) -> tuple[tuple[str, ...], list[tuple[str, list[float]]]]:
+    """Return the headline table: its columns, and rows of (what was scored, fractions)."""
+    record = found.record
     if found.task == "T4":
-        return [(name, [found.record["recall"][stage][k] for k in ("1", "2", "4", "8")])
-                for stage, name in STAGES.items()]  # fmt: skip
-    rows = [(split, found.record[split]) for split in ("test", "val")]
-    rows += [(f"val, {name}", row) for name, row in found.record.get("fashions", {}).items()]
-    return [(name, [row["top1"], row["top5"]]) for name, row in rows]
-
-
-def columns(found: Entry) -> tuple[str, ...]:
-    """Return the heads of the columns of `table`."""
-    ks = ("R@1", "R@2", "R@4", "R@8")
-    return ks if found.task == "T4" else ("top-1", "top-5")
+        ks = ("1", "2", "4", "8")
+        rows = [(name, [record["recall"][fit][k] for k in ks]) for fit, name in STAGES.items()]
+        return tuple(f"R@{k}" for k in ks), rows
+    rows = [(split, record[split]) for split in ("test", "val")]
+    rows += [(f"val, {name}", row) for name, row in record.get("fashions", {}).items()]
+    return ("top-1", "top-5"), [(name, [row["top1"], row["top5"]]) for name, row in rows]
 
 
 def percent(fraction: float) -> str:
@@ -159,35 +168,58 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 
 
-def signed(points: float) -> str:
-    """Return a difference with its sign, a minus that is one.
+def paired(one: NDArray, other: NDArray) -> tuple[float, float]:
+    """Return the difference of two shares of hits on the same images (N,), and its error."""
+    difference = one.astype(float) - other.astype(float)
+    return difference.mean().item(), difference.std().item() / len(difference) ** 0.5
 
-    >>> signed(-0.25), signed(0.0)
-    ('−0.2', '+0.0')
+
+def told(gain: float, error: float) -> str:
+    """Say a difference of fractions in points, and how it stands to its standard error.
+
+    >>> told(-0.2, 0.01)
+    '−20.0 points, more than two standard errors (2.0) of the difference'
     """
-    return f"{points:+.1f}".replace("-", "−")
+    more = "more" if abs(gain) > 2 * error else "no more"
+    return f"{_signed(gain)}, {more} than two standard errors ({200 * error:.1f}) of the difference"
+
+
+def _signed(gain: float) -> str:
+    return f"{100 * gain:+.1f} points".replace("-", "−")
 
 
 def answer(found: Entry) -> str:
     """Answer the task's question in a sentence, whatever the numbers are."""
     error = found.error(found.headline)
-    sure = f" (standard error {100 * error:.1f} points)" if error is not None else ""
-    of = (
-        f"Of {found.images:,} test images of {found.classes} classes" if found.images else "On test"
+    sure = f"standard error {100 * error:.1f} points, " if error is not None else ""
+    of = f"Of {found.images:,} test images of {found.classes} classes" if sure else "On test"
+    if found.task == "T4":
+        return f"{of}, {_retrieved(found, sure)}."
+    sure += f"chance {percent(1 / found.classes)}" if sure else ""
+    return f"{of}, {percent(found.headline)} are classified correctly" + (
+        f" ({sure})." if sure else "."
     )
-    if found.task != "T4":
-        return f"{of}, {percent(found.headline)} are classified correctly{sure}."
-    before = found.record["recall"]["classification"]["1"]
-    change = 100 * (found.headline - before)
-    text = (
-        f"{of}, the nearest other image is of the same class for {percent(before)} before and "
-        f"{percent(found.headline)}{sure} after the second stage: {signed(change)} points"
+
+
+def _retrieved(found: Entry, sure: str) -> str:
+    """Say what the second stage changed, and chance and errors where the arrays tell them."""
+    before, after = (found.record["recall"][stage]["1"] for stage in STAGES)
+    try:
+        arrays = finished.arrays(found.folder)
+        labels = torch.from_numpy(arrays["labels"])
+        after_hits, before_hits = (
+            metrics.nearer_negatives(torch.from_numpy(arrays[f"embeddings_{stage}"]), labels) < 1
+            for stage in reversed(STAGES)
+        )
+        _, error = paired(after_hits.numpy(), before_hits.numpy())
+        sure = f" ({sure}chance {percent(metrics.chance(labels, (1,))[1])})"
+        change = told(after - before, error)
+    except (CubsError, TypeError, ValueError, RuntimeError):  # gone, or no embeddings
+        sure, change = "", _signed(after - before)
+    return (
+        f"the nearest other image is of the same class for {percent(before)} by the classifier's "
+        f"features and for {percent(after)} by the embedding{sure}: {change}"
     )
-    if error is None:
-        return f"{text}."
-    clear = 200 * (error**2 + found.error(before) ** 2) ** 0.5
-    more = "more" if abs(change) > clear else "no more"
-    return f"{text}, {more} than two standard errors of the difference ({clear:.1f})."
 
 
 def seeds(found: list[Entry]) -> list[dict]:

@@ -27,11 +27,6 @@ def write(
     for run in runs:
         groups[run.entry.sample].append(run)
     pages = {task: run.notebook for task, run in best.items() if run.notebook}
-    found = [
-        {"task": one.task, "asked": one.asked, "place": one.place, "under": one.under,
-         "address": one.place and f"{best[one.task].address}#{one.place}"}
-        for one in handout.evidence(pages)
-    ]  # fmt: skip
     return markup.write(
         path,
         "index.html.j2",
@@ -40,8 +35,8 @@ def write(
         cards=[_card(task, best.get(task), runs, browsed) for task in TASKS],
         real=_group(groups[False]),
         drawn=_group(groups[True]),
-        evidence=found,
-        missing=sum(not one["place"] for one in found),
+        evidence=handout.evidence(pages),
+        best=best,
         skipped=skipped,
         remarks=remarks,
     )
@@ -98,7 +93,7 @@ def _table(title: str, runs: list[Shown]) -> dict:
         cells = [(value, f"{100 * value:.1f}") for value in numbers]
         cells += [(error or 0, "–" if error is None else f"{100 * error:.1f}")]
         cells += [(entry.images, f"{entry.images:,}" if entry.images else "–")]
-        cells += [(entry.record["seconds"], f"{entry.record['seconds'] / 60:.1f}")]
+        cells += [(entry.minutes, f"{entry.minutes:.1f}")]
         cells += [(str(entry.changed.get(name, "")),) * 2 for name in names]
         rows.append({"entry": entry, "address": run.address, "cells": cells, "aside": run.aside})
     tasks = sorted({run.entry.task for run in runs})
@@ -106,8 +101,6 @@ def _table(title: str, runs: list[Shown]) -> dict:
 
 
 def _numbers(entry: Entry) -> list[float]:
-    record = entry.record
-    if entry.task == "T4":
-        after, before = (record["recall"][stage] for stage in ("embedding", "classification"))
-        return [*(after[k] for k in ("1", "2", "4", "8")), before["1"]]
-    return [record["test"]["top1"], record["test"]["top5"], record["val"]["top1"]]
+    rows = [values for _, values in entries.table(entry)[1]]
+    shown, beside = rows[1::-1] if entry.task == "T4" else rows[:2]
+    return [*shown, beside[0]]

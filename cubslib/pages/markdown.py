@@ -31,7 +31,7 @@ def slug(text: str) -> str:
 
 
 def markdown(source: str, folder: Path | None = None, attachments: Mapping | None = None,
-             headings: list | None = None) -> Markup:  # fmt: skip
+             headings: list | None = None, links: Mapping | None = None) -> Markup:  # fmt: skip
     """Return Markdown as clean HTML.
 
     Args:
@@ -40,9 +40,11 @@ def markdown(source: str, folder: Path | None = None, attachments: Mapping | Non
         attachments: a cell's pictures, name → MIME type → base64.
         headings: filled with (level, place, text) of each heading; None writes headings as loud
             lines, as output stands below a heading already.
+        links: another notebook's file → the address of its page; one that has none stays text.
     """
-    renderer = _Renderer(folder, attachments or {}, headings)
-    html = clean(MarkdownWithMath(renderer).render(source))
+    links = links or {}
+    renderer = _Renderer(folder, attachments or {}, headings, links)
+    html = clean(MarkdownWithMath(renderer).render(source), links.values())
     for wide in ("pre", "table"):  # what scrolls sideways can be reached by keys
         scroll = Markup('<div class="scroll" role="group" aria-label="Wide content" tabindex="0">')
         html = html.replace(f"<{wide}>", scroll + Markup(f"<{wide}>"))
@@ -51,9 +53,9 @@ def markdown(source: str, folder: Path | None = None, attachments: Mapping | Non
 
 
 class _Renderer(IPythonRenderer):
-    def __init__(self, folder: Path | None, attachments: Mapping, headings: list | None):
+    def __init__(self, folder: Path | None, attachments: Mapping, headings, links: Mapping):
         super().__init__(escape=False, embed_images=True, attachments=attachments)
-        self.folder, self.headings = folder, headings
+        self.folder, self.headings, self.links = folder, headings, links
 
     def heading(self, text: str, level: int, **attrs: object) -> str:
         if self.headings is None:
@@ -69,7 +71,8 @@ class _Renderer(IPythonRenderer):
         return place if number == 1 else f"{place}-{number}"
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, slug(url[1:]) and f"#{slug(url[1:])}" if url[:1] == "#" else url)
+        place = slug(url[1:]) and f"#{slug(url[1:])}" if url[:1] == "#" else url
+        return super().link(text, self.links.get(place, place))
 
     def inline_math(self, body: str) -> str:
         return formula(body, "tex")

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import nh3
@@ -45,11 +46,11 @@ _environment = Environment(
 )
 
 
-def clean(html: str) -> Markup:
+def clean(html: str, pages: Collection[str] = ()) -> Markup:
     """Return `html` without what runs, loads, sends or poses as a part of the page.
 
     Scripts, frames, forms and handlers go; pictures stay where they are inside the text (`data:`);
-    links lead to headings of the page, to the web or to a mail address.
+    links lead to headings of the page, to `pages`, to the web or to a mail address.
 
     >>> clean('<p onclick="x()">a<script>b</script> <img src="//c/d"><a href="javascript:e">f</a>')
     Markup('<p>a <img><a rel="noopener noreferrer">f</a></p>')
@@ -60,20 +61,20 @@ def clean(html: str) -> Markup:
             tags=TAGS,
             clean_content_tags=set(_WITHOUT_CONTENT.split(" ")),
             attributes=ATTRIBUTES,
-            attribute_filter=_attribute,
+            attribute_filter=lambda tag, name, value: _attribute(name, value, pages),
             url_schemes={"http", "https", "mailto", "data"},
             filter_style_properties={"vertical-align"},
         )
     )
 
 
-def _attribute(tag: str, name: str, value: str) -> str | None:
+def _attribute(name: str, value: str, pages: Collection[str]) -> str | None:
     if name == "class":
         return " ".join(filter(CLASSES.fullmatch, value.split())) or None
     if name == "src":
         return value if PICTURE.fullmatch(value) else None
     if name == "href":
-        return value if re.match(r"#s-|https?://|mailto:", value) else None
+        return value if value in pages or re.match(r"#s-|https?://|mailto:", value) else None
     if name == "id":
         return value if value.startswith("s-") else None
     return value

@@ -88,13 +88,19 @@ def read(path: Path) -> nbformat.NotebookNode:
         raise CubsError(f"{path} is no notebook: run it again to write it anew.") from error
 
 
-def blocks(content: nbformat.NotebookNode, path: Path, figures: Path | None = None) -> Notebook:
+def blocks(
+    content: nbformat.NotebookNode,
+    path: Path,
+    figures: Path | None = None,
+    links: Mapping[str, str] | None = None,
+) -> Notebook:
     """Return what a page shows of a notebook.
 
     Args:
         content: the notebook.
         path: where it is; pictures beside it are taken in.
         figures: the run's folder of pictures, by which numbers are found.
+        links: another notebook's file → the address of its page.
 
     Raises:
         CubsError: a part of it is not as a notebook's is.
@@ -111,7 +117,7 @@ def blocks(content: nbformat.NotebookNode, path: Path, figures: Path | None = No
                     source = re.sub(
                         rf"^#+ +{re.escape(title)}\s*$", "", source, count=1, flags=re.M
                     )
-                html = markdown(source, path.parent, cell.get("attachments"), headings)
+                html = markdown(source, path.parent, cell.get("attachments"), headings, links)
                 found.append(Block("text", place, html, said=cell.source))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CubsError(f"{path} is no notebook: run it again to write it anew.") from error

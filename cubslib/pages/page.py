@@ -101,31 +101,13 @@ def write(
         (2, f"s-figure-{drawn.name}", drawn.name.replace("_", " ").capitalize())
         for drawn in figures
     ]  # fmt: skip
-    values = {
-        "title": shown.title if shown else entry.name,
-        "code": any(block.kind == "code" for block in blocks),
-        "contents": contents,
-        "blocks": blocks,
-        "figures": figures,
-        "entry": entry,
-        "browser": browser,
-        "site": around is not None,
-        "previous": None,
-        "next": None,
-    }
-    if entry:
-        values |= {
-            "question": entries.QUESTIONS[entry.task],
-            "answer": entries.answer(entry),
-            "columns": entries.columns(entry),
-            "rows": entries.table(entry),
-            "picture": lead(figures, blocks),
-            "record": [(name, _told(value)) for name, value in entry.record.items()],
-        }
-    return markup.write(html, "run.html.j2", **(values | (around or {})))
+    told = {"title": shown.title if shown else entry.name, "contents": contents, "blocks": blocks}
+    told |= {"figures": figures, "entry": entry, "browser": browser, "around": around}
+    told |= {"picture": lead(figures, blocks), "entries": entries, "plain": _plain}
+    return markup.write(html, "run.html.j2", **told)
 
 
-def _told(value: object) -> str:
+def _plain(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
     return text.translate(str.maketrans("", "", '{}"')) if isinstance(value, dict) else text
 

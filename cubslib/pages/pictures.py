@@ -22,7 +22,8 @@ def image_grid(images: ArrayLike, titles: Sequence[str], columns: int = 8) -> Fi
     figure, axes = _tiles(-(-len(images) // columns) or 1, columns, 1.3, 1.75)
     for ax, image, title in zip(axes.flat, _pixels(images), titles, strict=False):
         _tile(ax, image, title)
-    return described(figure, f"Grid of {len(images)} images: {listed(titles, 24)}.")
+    numbers = [{"image": i, "title": title} for i, title in enumerate(titles, 1)]
+    return described(figure, f"Grid of {len(images)} images: {listed(titles, 24)}.", numbers)
 
 
 @rc_context(STYLE)
@@ -41,7 +42,10 @@ def gate_maps(images: ArrayLike, maps: ArrayLike, titles: Sequence[str]) -> Figu
     bar.formatter.set_useOffset(False)
     ranges = [f"{gate.min():.2f} to {gate.max():.2f}" for gate in maps]
     each = [f"{title} {span}" for title, span in zip(titles, ranges, strict=True)]
-    return described(figure, f"Images above the gates at their places: {listed(each, 24)}.")
+    numbers = [{"image": title, "lowest": gate.min(), "mean": gate.mean(), "highest": gate.max()}
+               for title, gate in zip(titles, maps, strict=True)]  # fmt: skip
+    alt = f"Images above the gates at their places: {listed(each, 24)}."
+    return described(figure, alt, numbers)
 
 
 @rc_context(STYLE)
@@ -63,7 +67,10 @@ def gallery(
         _tile(ax, neighbours[place], mark, color=colour)
         ax.spines[:].set(visible=True, linewidth=2.5, linestyle=line, color=colour)
     each = [f"{t} {row.sum()} of {row.size} right" for t, row in zip(titles, right, strict=True)]
-    return described(figure, f"Queries with their nearest neighbours: {listed(each, 24)}.")
+    numbers = [{"query": titles[row], "neighbour": column + 1, "right": bool(right[row, column])}
+               for row, column in np.ndindex(right.shape)]  # fmt: skip
+    alt = f"Queries with their nearest neighbours: {listed(each, 24)}."
+    return described(figure, alt, numbers)
 
 
 def _tiles(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:

@@ -201,7 +201,11 @@ def channel_gates(gates: Mapping[str, ArrayLike]) -> Figure:
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.grid(axis="y")
     medians = [f"{stage} {np.median(value):.3f}" for stage, value in values.items()]
-    return described(figure, f"Spread of the channel gates, medians: {listed(medians, 12)}.")
+    shares = (5, 25, 50, 75, 95)
+    numbers = [{"block": stage} | {f"{share} %": np.percentile(value, share) for share in shares}
+               for stage, value in values.items()]  # fmt: skip
+    alt = f"Spread of the channel gates, medians: {listed(medians, 12)}."
+    return described(figure, alt, numbers)
 
 
 @rc_context(STYLE)

@@ -5,18 +5,17 @@ Every function returns Markdown, or a table, that a notebook displays.
 
 import contextlib
 
-import numpy as np
-import torch
 from IPython.display import Markdown
 
-from cubslib import machine, metrics
+from cubslib import machine
+from cubslib.pages import entries
 from cubslib.pages.table import Table
-from cubslib.runs import Run, finished
+from cubslib.runs import Run, finished, published
 from cubslib.runs.history import from_csv
 
 COURSE_BAR = 0.40  # top-1 that T1 must pass on test
 COURSE_DROP = 0.02  # that T3 may lose to T2
-HIDDEN = ("task", "recipes", "sources")  # told elsewhere, or too long to tell
+HIDDEN = ("task", "recipes", "sources", "pace")  # told elsewhere, or too long to tell
 
 
 def banner(run: Run) -> Markdown:
@@ -85,18 +84,16 @@ def _plain(value: object) -> object:
 
 def classifier(run: Run) -> Markdown:
     """Say how right the network is on test, how sure that is, and how it stands to the course."""
-    record, count, num_classes = run.record, len(run.test), len(run.test.classes)
-    top1 = record["test"]["top1"]
-    error = (top1 * (1 - top1) / count) ** 0.5
+    record = run.record
     text = (
-        f"Of {count:,} test images of {num_classes} classes the network names "
-        f"**{top1:.1%}** correctly (standard error {error:.1%}, chance {1 / num_classes:.1%}); "
-        f"the right class is among its first five for {record['test']['top5']:.1%}. On val, which "
-        f"chose the epoch, it was {record['val']['top1']:.1%}. One run, seed {record['seed']}, "
-        f"{record['seconds'] / 60:.1f} minutes of training on {record['hardware']}."
+        f"{entries.answer(entries.entry(run.folder, record))} The right class is among its first "
+        f"five for {record['test']['top5']:.1%}. On val, which chose the epoch, top-1 was "
+        f"{record['val']['top1']:.1%}. One run, seed {record['seed']}, "
+        f"{finished.minutes(record, record['settings']):.1f} minutes of training on "
+        f"{finished.processor(record)}."
     )
     if run.task == "T1" and record["protocol"] == "complete":
-        passed = "passes" if top1 > COURSE_BAR else "does not pass"
+        passed = "passes" if record["test"]["top1"] > COURSE_BAR else "does not pass"
         text += f" It {passed} the {COURSE_BAR:.0%} that the course asks for."
     return Markdown(text)
 
@@ -104,19 +101,14 @@ def classifier(run: Run) -> Markdown:
 def with_earlier(run: Run, *tasks: str) -> list[tuple]:
     """Return the rows of a table: the earlier notebooks' runs with what differs, then this run.
 
-    Where no run fits, a published one of the same kind of data takes its place and is marked.
+    Where no run fits, the nearest published one of the same kind of data takes its place and is
+    marked.
     """
-    rows, published = [], finished.find(machine.project_root() / "notebooks" / "results")
+    rows = []
     for task in tasks:
-        found, _ = run.earlier(task)
+        found = run.earlier(task)[0] or published.nearest(run.resolved, task)
         if found is not None:
             rows.append((found.folder, found.record, ", ".join(found.remarks)))
-            continue
-        rows += [
-            (folder, record, "published")
-            for folder, record in published
-            if (record["task"], record["dataset"]) == (task, run["dataset"])
-        ][:1]
     return [*rows, (run.folder, run.record, "")]
 
 
@@ -132,13 +124,11 @@ def against(run: Run, task: str) -> Markdown:
     if other is None:
         return Markdown(why)
     arrays = finished.arrays(other.folder)
-    gain, error = _paired(*(hits["logits"].argmax(1) == hits["labels"] for hits in
-                            (run.arrays, arrays)))  # fmt: skip
-    clear = "more" if abs(gain) > 2 * error else "no more"
+    gain, error = entries.paired(*(hits["logits"].argmax(1) == hits["labels"] for hits in
+                                   (run.arrays, arrays)))  # fmt: skip
     text = (
-        f"Against {task} (`{other.folder.name}`) that is **{100 * gain:+.1f} points**, {clear} "
-        f"than two standard errors ({200 * error:.1f}) of the difference. Each is one run with one "
-        "seed"
+        f"Against {task} (`{other.folder.name}`) that is {entries.told(gain, error)}. Each is one "
+        "run with one seed"
     )
     own, its = (next(iter(r["settings"]["recipes"].values())) for r in (run.record, other.record))
     differ = [f"{key} {own[key]} against {its.get(key)}" for key in own if own[key] != its.get(key)]
@@ -168,12 +158,6 @@ def _half(history: list[dict], fit: str) -> str:
     return f"after {epoch} of {len(scores)} epochs"
 
 
-def _paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return the difference of two shares of hits on the same images (N,), and its error."""
-    difference = one.astype(float) - other.astype(float)
-    return difference.mean().item(), difference.std().item() / len(difference) ** 0.5
-
-
 def fashions(run: Run) -> Markdown:
     """Say which fashion val chose, and by how much."""
     scores = run.record["fashions"]
@@ -186,38 +170,14 @@ def fashions(run: Run) -> Markdown:
             "notebooks fit into an hour: nothing was chosen."
         )
     if len(order) > 1:
-        gap = scores[order[0]]["top1"] - scores[order[1]]["top1"]
-        best = scores[order[0]]["top1"]
+        best, second = (scores[fashion]["top1"] for fashion in order[:2])
         error = (2 * best * (1 - best) / len(run.val)) ** 0.5
-        clear = "more" if gap > 2 * error else "no more"
-        text += (
-            f" The best, **{order[0]}**, is {100 * gap:.1f} points ahead of the second, {clear} "
-            f"than two standard errors ({200 * error:.1f}) of a difference; one seed each."
-        )
+        told = entries.told(best - second, error)
+        text += f" The best, **{order[0]}**, against the second: {told}; one seed each."
     return Markdown(text)
 
 
 def retrieval(run: Run) -> Markdown:
     """Say what training with the metric loss brought, and how both stand to chance."""
-    chance = metrics.chance(run.test.labels)
-    recall = run.record["recall"]
-    before, after = (recall[stage]["1"] for stage in ("classification", "embedding"))
-    count = len(run.test)
-    hits = [
-        metrics.nearer_negatives(torch.from_numpy(run.arrays[f"embeddings_{stage}"]),
-                                 run.test.labels).numpy() < 1
-        for stage in ("embedding", "classification")
-    ]  # fmt: skip
-    _, error = _paired(*hits)
-    change = (
-        f"gains {100 * (after - before):.1f}"
-        if after >= before
-        else f"loses {100 * (before - after):.1f}"
-    )
-    clear = "more" if abs(after - before) > 2 * error else "no more"
-    return Markdown(
-        f"Of {count:,} images of {len(run.test.classes)} unseen classes, the nearest other is of "
-        f"the same class for **{before:.1%}** by the classifier's features and for **{after:.1%}** "
-        f"by the embedding (chance {chance[1]:.1%}). The embedding {change} points, {clear} than "
-        f"two standard errors ({200 * error:.1f}) of the difference; one run, seed {run.seed}."
-    )
+    found = entries.entry(run.folder, run.record)
+    return Markdown(f"{entries.answer(found)} One run, seed {run.seed}.")

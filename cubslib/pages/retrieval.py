@@ -1,16 +1,17 @@
 """What T4 shows of its galleries: recall, similarities, mined pairs, neighbours."""
 
 import torch
+import torch.nn.functional as F
 from IPython.display import Markdown
 from torch import Tensor
 
-from cubslib import losses, metrics, scoring
+from cubslib import controls, losses, metrics, scoring
 from cubslib.pages import pictures, plots
+from cubslib.pages.entries import STAGES
 from cubslib.pages.table import Table
 from cubslib.runs import Run
-from cubslib.sampling import class_balanced
+from cubslib.sampling import IMAGES_PER_CLASS, class_balanced
 
-STAGES = ("classification", "embedding")
 MARGINS = (0.0, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -48,10 +49,15 @@ def seen_and_unseen(run: Run) -> Table:
 
 
 def similarities(run: Run) -> Markdown:
-    """Show the cosines of pairs of unseen images, of one class and of two, before and after."""
+    """Show the cosines of pairs of unseen images, of one class and of two, before and after.
+
+    Between them those of the classifier's features centred, where the run kept their mean.
+    """
     stages, told = {}, []
-    for stage in STAGES:
-        embeddings, labels = _gallery(run, stage, False)
+    shown = (*STAGES[:1], "centred", *STAGES[1:])
+    rows = {name: row for name, *row in controls.rows(run.arrays) if name in shown}
+    for stage in (name for name in shown if name in rows):
+        embeddings, labels = F.normalize(rows[stage][0], dim=1), rows[stage][1]
         first = scoring.first_of_each(labels, scoring.FIRST)
         cosines, own = embeddings[first] @ embeddings[first].T, labels[first]
         same = own[:, None] == own[None, :]
@@ -92,10 +98,32 @@ def mined(run: Run, stage: str) -> Table:
     return Table(rows)
 
 
+def terms(run: Run) -> Markdown:
+    """Show the loss's two terms and the pairs that the mining keeps, by epoch of stage 2."""
+    rows = run.epochs("embedding")
+    if "pull" not in rows[0]:
+        return Markdown("This run's second stage has no pairs, or kept no account of them.")
+    names = {"terms of the loss": ("pull", "push"),
+             "pairs kept an image": ("positives_kept", "negatives_kept")}  # fmt: skip
+    panels = {panel: {name.removesuffix("_kept"): [row[name] for row in rows] for name in kept}
+              for panel, kept in names.items()}  # fmt: skip
+    plots.show(plots.lines(panels, [row["epoch"] for row in rows], "epoch"), run.figure("terms"))
+    batch = run.recipe("embedding").batch_size
+    told = [f"{name.removesuffix('_kept')} {rows[0][name]:.3g} → {rows[-1][name]:.3g}"
+            for kept in names.values() for name in kept]  # fmt: skip
+    return Markdown(
+        f"From the first epoch to the last: {', '.join(told)}; an image of a batch of {batch} has "
+        f"{IMAGES_PER_CLASS - 1} positives and up to {batch - IMAGES_PER_CLASS} negatives."
+    )
+
+
 def multi_similarity(run: Run, **changed: float) -> losses.MultiSimilarityLoss:
     """Return the loss with the run's parameters, those of `changed` in their place."""
     names = ("alpha", "beta", "lam", "margin", "mining")
-    return losses.MultiSimilarityLoss(**({name: run[name] for name in names} | changed))
+    values = {name: run[name] for name in names} | changed
+    if values["mining"] == losses.CONTROL:  # it mines nothing: the paper's rule is shown
+        values["mining"] = "paper"
+    return losses.MultiSimilarityLoss(**values)
 
 
 def neighbours(run: Run, queries: int = 6, count: int = 8) -> Markdown:

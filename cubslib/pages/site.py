@@ -33,7 +33,7 @@ def site(root: Path, names: tuple[str, ...] = (), data_root: Path | None = None)
         raise CubsError(f"{root} holds no finished run: `python -m cubslib run T4` makes one.")
     folder = root / "report"
     executed = _executed(root)
-    runs = [_run(entry, aside, executed) for entry, aside in found]
+    runs = [_run(entry, aside, executed, _others(entry, found)) for entry, aside in found]
     browsed, remarks = _browser(runs, folder, data_root or machine.project_root() / "data")
     written = {folder / "browser" / f"{name}.html" for name in browsed}
     for i, run in enumerate(runs):
@@ -86,7 +86,23 @@ def _executed(root: Path) -> list[tuple[Path, object, set[str]]]:
     return found
 
 
-def _run(entry: Entry, aside: str, executed: list) -> Shown:
+def _others(entry: Entry, found: list[tuple[Entry, str]]) -> dict[str, str]:
+    """Return notebook → page of the run of each task that is most like `entry`'s.
+
+    Of the same kind of data; of those, with the same preset, then seed, then what heads its task.
+    """
+
+    def unlike(one: tuple[Entry, str]) -> tuple:
+        mine, theirs, aside = entry.record, one[0].record, bool(one[1])
+        preset = mine["settings"].get("preset") != theirs["settings"].get("preset")
+        return aside, preset, mine["seed"] != theirs["seed"], one[0].order
+
+    alike = [one for one in found if one[0].sample == entry.sample]
+    alike.sort(key=unlike, reverse=True)  # the last of a task stays
+    return {f"{TASKS[one.task].notebook}.ipynb": f"{quote(one.name)}.html" for one, _ in alike}
+
+
+def _run(entry: Entry, aside: str, executed: list, links: dict[str, str]) -> Shown:
     """Find a run's notebook: in its folder, else the newest that shows all of its pictures."""
     stem = TASKS[entry.task].notebook
     inside = [one for one in executed if one[0].parent == entry.folder and one[0].stem == stem]
@@ -94,7 +110,7 @@ def _run(entry: Entry, aside: str, executed: list) -> Shown:
     shown = None
     for path, content, _ in [*inside, *elsewhere]:
         try:
-            shown = notebook.blocks(content, path, entry.folder / "figures")
+            shown = notebook.blocks(content, path, entry.folder / "figures", links)
             break
         except CubsError as error:
             print(f"Skipped: {error}", file=sys.stderr)

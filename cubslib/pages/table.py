@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from textwrap import wrap
 
+from cubslib.runs import finished
 from cubslib.runs.history import from_csv
 
 SAMPLE = "SAMPLE"
@@ -88,7 +89,7 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
         "Parameters": f"{record['num_parameters'] / 1e6:.2f} M",
         "Seed": str(record["seed"]),
     }
-    by_fit = _epochs_and_minutes(folder)
+    by_fit = _epochs_and_minutes(folder, settings)
     none = {"Epochs": "", "Minutes": ""}
     if record["task"] == "T4":
         stages = record["recall"]
@@ -96,7 +97,7 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     return [row | _accuracies(record) | by_fit.get(fashion or "classification", none)]
 
 
-def _epochs_and_minutes(folder: Path) -> dict[str, dict[str, str]]:
+def _epochs_and_minutes(folder: Path, settings: dict) -> dict[str, dict[str, str]]:
     """Return each fit's epochs and minutes of training; nothing where the history is gone."""
     try:
         rows = from_csv((folder / "history.csv").read_text("utf-8"))
@@ -105,7 +106,7 @@ def _epochs_and_minutes(folder: Path) -> dict[str, dict[str, str]]:
     found = {}
     for fit in dict.fromkeys(row["fit"] for row in rows):
         own = [row for row in rows if row["fit"] == fit]
-        minutes = sum(row.get("seconds", 0) for row in own) / 60
+        minutes = sum(finished.minutes({"seconds": 0} | row, settings) for row in own)
         found[fit] = {"Epochs": str(len(own)), "Minutes": f"{minutes:.1f}"}
     return found
 

@@ -139,11 +139,8 @@ def curves(run: Run) -> Markdown:
         rows = [row for row in history if row["fit"] == fit]
         early = len(rows) < run.recipe(fit).epochs and over(rows, run.recipe(fit))
         end = "early stopping ended it" if early else "it ran its full length"
-        best = run.best(fit)
-        score = next((f"best on val, {v:.1%}" for k, v in best.items() if k.startswith("val_")), "")
-        score = score or "the last: there is no val"
-        told.append(f"`{fit}`: {len(rows)} of {run.recipe(fit).epochs} epochs, {end}; epoch "
-                    f"{best['epoch']} is reported ({score}).")  # fmt: skip
+        why = "the best on val" if run.val else "the last, as there is no val"
+        told.append(f"`{fit}`: {end}; reported is epoch {run.best(fit)['epoch']}, {why}.")
     return Markdown(" ".join(told))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from cubslib import CubsError, recipes
+from cubslib.disk import fingerprint
 from cubslib.runs.parameters import TASKS, differences
 
 SCHEMA = 2
@@ -22,6 +24,13 @@ KINDS = {
         "seconds": int | float,
     },
 }
+# What the weights after T4's stage 1 depend on, beside its recipe, its first weights and the code;
+# the modules that it does not need: what scores or trains nothing but stage 2.
+STAGE_ONE = (
+    *("seed", "fashion", "gate_bias", "stem", "device", "precision", "dataset", "image_size"),
+    *("data_fingerprint", "crop", "val_classes", "limit_classes"),
+)
+STAGE_TWO_ONLY = ("losses", "metrics", "controls")
 REMARKED = ("seed", "lr", "batch_size")  # may differ between runs that are compared
 
 
@@ -69,7 +78,7 @@ def find(root: Path) -> list[tuple[Path, dict]]:
     """
     found = []
     for path in sorted(root.glob("*/metrics.json")):
-        if not _set_aside(path.parent):
+        if not set_aside(path.parent):
             try:
                 found.append((path.parent, read(path.parent)))
             except CubsError as error:
@@ -77,7 +86,8 @@ def find(root: Path) -> list[tuple[Path, dict]]:
     return sorted(found, key=lambda run: run[1]["finished"], reverse=True)
 
 
-def _set_aside(folder: Path) -> bool:
+def set_aside(folder: Path) -> bool:
+    """Say whether a run's folder was renamed to `NAME~n` to make room for a new one."""
     _, tilde, number = folder.name.rpartition("~")
     return bool(tilde) and number.isdigit()
 
@@ -116,15 +126,15 @@ def earlier(
         The run or None; and, where there is none, a sentence about the nearest.
     """
     siblings = [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == task]
-    unfit = [_unfit(task, record["settings"], settled, fashion) for _, record in siblings]
+    wrong = [unfit(task, record["settings"], settled, fashion) for _, record in siblings]
     same_seed = [record["seed"] == settled["seed"] for _, record in siblings]
     # The first of the largest is the newest.
-    order = sorted(range(len(siblings)), key=lambda i: (len(unfit[i]), not same_seed[i]))
+    order = sorted(range(len(siblings)), key=lambda i: (len(wrong[i]), not same_seed[i]))
     if not order:
         return None, f"There is no finished run of {task} beside this one."
     sibling, record = siblings[order[0]]
-    if unfit[order[0]]:
-        what = ", ".join(unfit[order[0]])
+    if wrong[order[0]]:
+        what = ", ".join(wrong[order[0]])
         return None, f"No finished {task} fits; the nearest, {sibling.name}, has {what}."
     # T4 has a rate and a batch a stage: nothing to compare with those of T1–T3
     names = [name for name in REMARKED if not isinstance(settled[name], dict)]
@@ -133,7 +143,7 @@ def earlier(
     return Earlier(sibling, record, tuple(remarks)), ""
 
 
-def _unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
+def unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
     """Say in what a run of `task`, T1–T3, differs that keeps it from being the one sought."""
     retrieval = settled["task"] == "T4"
     wanted = {name: settled[name] for name in ("dataset", "preset", "stem")}
@@ -150,6 +160,47 @@ def _unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
     if theirs["epochs"] < enough:
         unfit.append(f"epochs={theirs['epochs']!r}")
     return unfit
+
+
+def sharing(folder: Path, settled: dict) -> list[tuple[Path, dict]]:
+    """Return the finished T4 runs beside `folder` that have all of stage 1 in common with it.
+
+    That is its recipe, first weights, seed and data, and all modules but those of the loss and the
+    measures; newest first.
+
+    Args:
+        folder: of the run that asks, which is left out.
+        settled: what it settled, as read from its file.
+    """
+    wanted = _stage_one(settled)
+    return [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == "T4"
+            and _stage_one(run[1]["settings"]) == wanted != ()]  # fmt: skip
+
+
+def _stage_one(settled: dict) -> tuple:
+    try:
+        sources = settled["sources"].items()
+        return (
+            [settled.get(name) for name in STAGE_ONE],
+            settled["recipes"]["classification"],
+            settled.get("init_fingerprint", "random"),
+            {name: mark for name, mark in sources if name not in STAGE_TWO_ONLY},
+        )
+    except (KeyError, TypeError, AttributeError):  # of an older version: like no other
+        return ()
+
+
+def stage_taken(folder: Path, settled: dict) -> dict[str, str]:
+    """Return whose stage 1 a new T4 run takes, `classification_from`, and its fingerprint.
+
+    Nothing where no run in `sharing` still holds its fit's checkpoints.
+    """
+    for sibling, _ in sharing(folder, settled):
+        kept = [sibling / "checkpoints" / "classification" / f"{x}.ckpt" for x in ("best", "last")]
+        if all(path.is_file() for path in kept):
+            mark = fingerprint(kept[0].read_bytes())
+            return {"classification_from": sibling.name, "classification_fingerprint": mark}
+    return {}
 
 
 def weights(path: Path) -> Path:
@@ -183,6 +234,8 @@ def of_sample(path: Path) -> bool:
 def checkpoint(path: Path) -> dict:
     """Return a reported checkpoint, `state_dict`, `config`, `classes` and `image_size`.
 
+    Weights that were published in half precision become float32 again.
+
     Raises:
         CubsError: the file is missing, damaged or no checkpoint of ours.
     """
@@ -194,7 +247,36 @@ def checkpoint(path: Path) -> dict:
         raise CubsError(f"{path} is no checkpoint that can be read: give a best.ckpt.") from error
     if not isinstance(saved, dict) or not {"state_dict", "config"} <= saved.keys():
         raise CubsError(f"{path} is no checkpoint of this library: give a best.ckpt.")
+    if isinstance(saved["state_dict"], dict):
+        saved["state_dict"] = {key: _single(x) for key, x in saved["state_dict"].items()}
     return saved
+
+
+def _single(value):
+    return value.float() if getattr(value, "dtype", None) == torch.float16 else value
+
+
+def minutes(timed: Mapping, settings: Mapping) -> float:
+    """Return the minutes that a training took, of a record or the sum of a history's rows.
+
+    By the clock; with one thread by the processor's time, as such a run may share its machine.
+
+    >>> timed = {"seconds": 900, "cpu_seconds": 600}
+    >>> [minutes(timed, {"device": "cpu", "threads": threads}) for threads in (1, 2)]
+    [10.0, 15.0]
+    """
+    seconds = timed["seconds"]
+    if (settings.get("device"), settings.get("threads")) == ("cpu", 1):
+        seconds = min(seconds, timed.get("cpu_seconds", seconds))
+    return seconds / 60
+
+
+def processor(record: Mapping) -> str:
+    """Return what a record's run was computed on, with the number of threads on a CPU."""
+    settings = record["settings"]
+    if settings.get("device") != "cpu" or not settings.get("threads"):
+        return record["hardware"]
+    return f"{record['hardware']}, {settings['threads']} thread{'s'[: settings['threads'] != 1]}"
 
 
 class _Arrays(dict):

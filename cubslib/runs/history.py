@@ -10,6 +10,14 @@ def best_row(history: list[dict]) -> dict:
     return history[-1] if key is None else max(history, key=lambda row: row[key])
 
 
+def best_fit(history: list[dict]) -> str:
+    """Return the fit whose best row has the best `val_top1`; the first of equals."""
+    by_fit = {}
+    for row in history:
+        by_fit.setdefault(row["fit"], []).append(row)
+    return max(by_fit, key=lambda fit: best_row(by_fit[fit])["val_top1"])
+
+
 def to_csv(rows: list[dict]) -> str:
     """Return `rows` as CSV; a column that a row lacks is left blank in it."""
     text = io.StringIO()

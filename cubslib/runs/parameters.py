@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cubslib import CubsError
 from cubslib.blocks import FASHIONS
 from cubslib.disk import fingerprint
-from cubslib.losses import MININGS
+from cubslib.losses import CONTROL, MININGS
 from cubslib.recipes import PRESETS
 
 
@@ -109,9 +109,10 @@ TABLE = (
     _number("alpha", 2.0, "α, the loss's weight of positives", 0.001, 10_000, _T4),
     _number("beta", 50.0, "β, the loss's weight of negatives", 0.001, 10_000, _T4),
     _number("lam", 0.5, "λ, the cosine at which a pair weighs half", 0, 1, _T4),
-    _choice("mining", "paper", "which pairs the loss keeps", _T4, *MININGS),
+    _choice("mining", "paper", "pairs the loss keeps; cross_entropy: stage 1 goes on", _T4,
+            *MININGS, CONTROL),
     _number("embedding_dim", 512, "length of an embedding", 2, 65_536, _T4),
-    _path("init_from", "auto", "auto: T3's weights if any; random; or a checkpoint's path", _T4),
+    _path("init_from", "auto", "auto: T3's weights if any; random; published; or a path", _T4),
     _path("data_root", "data", "folder of the data sets"),
     _choice("dataset", "auto", "auto: the real one if it is there", tuple(TASKS), "auto", "real",
             "sample"),
@@ -248,7 +249,7 @@ def command(task: str, asked: dict, **changes: object) -> str:
     """Return the command of a new run: as `asked`, with `changes`, in a folder of its own.
 
     >>> command("T1", check("T1", {"seed": 1, "run_dir": "mine"}), lr=0.05)
-    'python -m cubslib run T1 -p seed 1 -p lr 0.05'
+    'python -m cubslib run T1 -p lr 0.05 -p seed 1'
     """
     default = defaults(task) | {"run_dir": asked["run_dir"], "restart": asked["restart"]}
     pairs = [

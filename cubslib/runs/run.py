@@ -21,7 +21,7 @@ from cubslib.recipes import Recipe
 from cubslib.runs import finished, parameters, settle
 from cubslib.runs.finished import Earlier
 from cubslib.runs.folder import locate, on_file, set_aside, tidy
-from cubslib.runs.history import best_row, from_csv, to_csv
+from cubslib.runs.history import best_fit, best_row, from_csv, to_csv
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Run:
 
     def best_fit(self) -> str:
         """Return the fit with the best val score; the first of equals."""
-        return max(self["recipes"], key=lambda fit: self.best(fit)["val_top1"])
+        return best_fit([row for fit in self["recipes"] for row in self.epochs(fit)])
 
     def release(self) -> None:
         """Free the run's lock for another process."""
@@ -187,17 +187,19 @@ class Run:
             np.savez_compressed(file, **arrays)
         with whole(self.checkpoint()) as draft:
             shutil.copyfile(self.checkpoint(fit), draft)
+        history = self.history()
         record = {
             "schema": finished.SCHEMA,
             "task": self.task,
             **{name: self[name] for name in ("dataset", "protocol", "seed", "data_fingerprint")},
             "settings": self.resolved | ({"fashion": fit} if self.task == "T3" else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **{name: self[name] for name in ("commit", "dirty")},
+            **{name: self[name] for name in ("commit", "dirty", "pace") if name in self.resolved},
             "hardware": machine.hardware(self["device"]),
             "versions": machine.versions(),
             "num_parameters": num_parameters,
-            "seconds": round(sum(row["seconds"] for row in self.history()), 1),
+            "seconds": round(sum(row["seconds"] for row in history), 1),
+            "cpu_seconds": round(sum(row.get("cpu_seconds", row["seconds"]) for row in history), 1),
         }
         self.write("metrics.json", record | scores)
         return record | scores
@@ -257,7 +259,12 @@ def _open(task: str, asked: dict, folder: Path, splits: Sequence) -> Run:
     resolved = saved if begun else settle.settle(task, asked, kind, folder)
     splits = splits or settle.open_data(task, data, asked, resolved["image_size"])
     described = settle.describe(splits[0], splits[2], kind, asked["limit_classes"])
+    on_cpu = (kind, resolved["device"]) == ("real", "cpu") and resolved["preset"] != "sample"
+    if on_cpu and not begun:
+        resolved["pace"] = machine.pace()
     resolved = json.loads(json.dumps(described | resolved))  # as it will be read back
+    if task == "T4" and not begun:
+        resolved |= finished.stage_taken(folder, resolved)
     run = Run(task, folder, asked, resolved, *splits)
     if begun:
         _refuse_to_go_on(run, described["data_fingerprint"])

@@ -11,7 +11,7 @@ from cubslib.datasets import Cars196, TinyImageNet
 from cubslib.disk import fingerprint, lock
 from cubslib.packed import PackedImages
 from cubslib.recipes import Recipe
-from cubslib.runs import finished
+from cubslib.runs import finished, published
 from cubslib.runs.parameters import TASKS, compared, defaults
 from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
@@ -25,6 +25,8 @@ ONE_FASHION = "serial_12"  # where none was chosen
 
 def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
     """Return every parameter at its final meaning, and what else a run decides at its start.
+
+    T3's `best` is one: all fashions are trained. The record has the one that val chose.
 
     Args:
         task: `T1` … `T4`.
@@ -98,11 +100,14 @@ def _origin(asked: dict, settled: dict, folder: Path) -> dict:
         fashion = t3.record["settings"]["fashion"]
     if begin == "random" or (begin == "auto" and t3 is None):
         return {"fashion": any_fashion if fashion == "best" else fashion, "init_from": "random"}
-    if begin == "published":
-        raise CubsError("init_from is 'published', but no weights are published yet: ask for auto, "
-                        "random, or a checkpoint's path.")  # fmt: skip
     if begin == "auto":
         path, name = finished.weights(t3.folder), t3.folder.name
+    elif begin == "published":
+        found = published.find("T4")
+        if not found:
+            raise CubsError("init_from is 'published', but notebooks/results/ holds no weights of "
+                            "T4: ask for auto, random, or a checkpoint's path.")  # fmt: skip
+        path, name = finished.weights(found[0][0]), f"notebooks/results/{found[0][0].name}"
     else:
         path, name = finished.weights(machine.project_root() / begin), Path(begin).name
     config = finished.checkpoint(path)["config"]
@@ -124,7 +129,8 @@ def first_weights(folder: Path, asked: dict, settled: dict) -> Path | None:
         return None
     if asked["init_from"] == "auto":
         return finished.weights(folder.with_name(settled["init_from"]))
-    return finished.weights(machine.project_root() / asked["init_from"])
+    begin = settled if asked["init_from"] == "published" else asked
+    return finished.weights(machine.project_root() / begin["init_from"])
 
 
 def find_data(task: str, data_root: Path, kind: str) -> tuple[str, Path]:

@@ -4,7 +4,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from numpy.random import Generator, default_rng
 from PIL import Image
 
@@ -113,6 +112,8 @@ def _save_rows(path: Path, rows: list[tuple]) -> None:
 
 
 def _save_mat(path: Path, **content: np.ndarray) -> None:
+    import scipy.io  # is slow to import, and most runs draw nothing
+
     path.parent.mkdir(parents=True, exist_ok=True)
     scipy.io.savemat(path, content, do_compression=True)
     with open(path, "rb+") as file:  # over the date, which no two drawings would share

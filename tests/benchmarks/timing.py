@@ -1,28 +1,35 @@
-"""What all benchmarks share: time and memory of contenders, one table and JSON."""
+"""What all benchmarks share: time and memory of contenders, the machine."""
 
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 
+from cubslib import machine
+
+PATIENCE = [10.0]  # seconds after which one run of a contender is enough
+
 
 def seconds(contenders: dict[str, Callable], repeats: int = 5) -> dict[str, float]:
-    """Return each contender's median time of `repeats`, taken in turn after one run unmeasured."""
-    times = {name: [] for name in contenders}
-    for turn in range(repeats + 1):
-        for name, work in contenders.items():
-            start = time.perf_counter()
-            work()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
+    """Return each contender's median time of `repeats`, taken in turn after one run unmeasured.
+
+    Of a contender whose first run takes longer than `PATIENCE` this run is all that is measured.
+    """
+    first = {name: _time(work) for name, work in contenders.items()}
+    quick = [name for name, taken in first.items() if taken <= PATIENCE[0]]
+    times = [{name: _time(contenders[name]) for name in quick} for _ in range(repeats)]
+    medians = {name: statistics.median(turn[name] for turn in times) for name in quick if times}
+    return first | medians
+
+
+def _time(work: Callable) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def peak_mib(work: Callable) -> float:
@@ -48,28 +55,18 @@ def peak_mib(work: Callable) -> float:
     return ours.recv() if process.exitcode == 0 else float("nan")
 
 
-def report(title: str, rows: list[dict]) -> None:
-    """Print the rows as a table with the machine, then all of it as one line of JSON."""
-    machine = {
-        "processor": _processor(),
+def this_machine() -> dict:
+    """Return what a time depends on."""
+    return {
+        "processor": machine.hardware("cpu"),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "precision": machine.precision("cpu"),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # ours is one a thread; more means a busy machine
         "torch": torch.__version__,
     }
-    print(title)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    widths = {name: max(len(name), 8) for name in rows[0]}
-    print("  ".join(name.rjust(width) for name, width in widths.items()))
-    for row in rows:
-        print("  ".join(f"{row[name]:.4g}".rjust(width) for name, width in widths.items()))
-    print(json.dumps({"benchmark": title, "machine": machine, "rows": rows}))
-    sys.stdout.flush()
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(": ")[1].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def precisions() -> list[str]:
+    """Return the precisions worth a measurement: bf16 without instructions for it takes minutes."""
+    return list(dict.fromkeys(["32-true", machine.precision("cpu")]))

@@ -1,0 +1,252 @@
+"""Published runs → the README's tables of results and the picture of their validation curves."""
+
+import json
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from cubslib import CubsError, machine
+from cubslib.disk import whole
+from cubslib.pages import plots
+from cubslib.runs import finished, parameters, published
+from cubslib.runs.history import from_csv
+
+START, END = "<!-- results: made by python -m cubslib results -->\n", "<!-- end of results -->\n"
+TOLD = ("seed", "dataset", "preset")  # in columns of their own, or always
+# What may differ between runs that differ in the seed alone.
+APART = {"seed", "commit", "dirty", "pace", "threads", "precision", "init_from", "init_fingerprint"}
+Found = tuple[Path, dict]
+
+
+def remake() -> list[str]:
+    """Remake the README's results and the picture of the curves; return the files' names.
+
+    Raises:
+        CubsError: the README is missing or has no place for results.
+    """
+    readme, picture = machine.project_root() / "README.md", published.root() / "curves.png"
+    found = finished.find(published.root())
+    try:
+        text = filled(readme.read_text("utf-8"), found)
+    except FileNotFoundError:
+        raise CubsError("README.md is not here: call this within the project's folder.") from None
+    with whole(readme) as draft:
+        draft.write_text(text, "utf-8")
+    figure = curves(found)
+    if figure is None:
+        picture.unlink(missing_ok=True)
+        return [readme.name]
+    plots.show(figure, picture)
+    picture.with_suffix(".csv").unlink(missing_ok=True)  # the histories hold these numbers
+    return [readme.name, f"notebooks/results/{picture.name}"]
+
+
+def filled(readme: str, found: Sequence[Found]) -> str:
+    """Return a README's text with the results of published runs between its two markers.
+
+    Raises:
+        CubsError: a marker is missing.
+    """
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise CubsError(f"README.md has no place for results: put back the lines {START.strip()} "
+                        f"and {END.strip()}.")  # fmt: skip
+    return f"{before}{start}{_results(found)}{end}{after}"
+
+
+def _results(found: Sequence[Found]) -> str:
+    if not found:
+        return ""
+    groups = _groups(found)
+    tables = [
+        _table([_recognition(group) for group in groups if group[0][1]["task"] != "T4"]),
+        _table([row for group in groups if group[0][1]["task"] == "T4" for row in _stages(group)]),
+    ]
+    parts = ["## Results", *filter(None, tables), _caption(found)]
+    figure = curves(found)
+    if figure is not None:
+        parts.append(f"![{figure.get_label()}](notebooks/results/curves.png)")
+    return "\n\n".join(parts) + "\n\n"
+
+
+def _groups(found: Sequence[Found]) -> list[list[Found]]:
+    """Gather runs that differ in the seed alone, by task and settings, then by seed."""
+    groups: dict[str, list[Found]] = {}
+    for folder, record in found:
+        asked = {name: x for name, x in record.get("asked", {}).items() if name != "seed"}
+        settings = {name: x for name, x in record["settings"].items() if name not in APART}
+        keys = [record[name] for name in ("task", "protocol", "data_fingerprint")]
+        key = json.dumps([keys, settings, asked], sort_keys=True)
+        groups.setdefault(key, []).append((folder, record))
+    order = [sorted(group, key=lambda run: run[1]["seed"]) for group in groups.values()]
+    return sorted(order, key=lambda group: (group[0][1]["task"], group[0][0].name))
+
+
+def _settings(record: dict, **more) -> str:
+    """Return what of a run is not at its default, with what the recipe or val chose, and `more`."""
+    settings, default = record["settings"], parameters.defaults(record["task"])
+    told = {"preset": settings["preset"]}
+    asked = record.get("asked", {}).items()
+    told |= {name: x for name, x in asked if x != default.get(name) and name not in TOLD}
+    told |= {name: settings[name] for name in ("fashion", "init_from") if name in settings}
+    return ", ".join(f"{name}={value}" for name, value in (told | more).items())
+
+
+def _recognition(group: list[Found]) -> dict[str, str]:
+    fits = [record["settings"].get("fashion", "classification") for _, record in group]
+    scores = {f"{split} top-{k} %": [record[split][f"top{k}"] for _, record in group]
+              for split, k in (("test", 1), ("test", 5), ("val", 1))}  # fmt: skip
+    return _row(group, scores, fits)
+
+
+def _stages(group: list[Found]) -> list[dict[str, str]]:
+    """Return T4's rows, one a stage."""
+    rows = []
+    for stage in group[0][1]["recall"]:
+        by_k = {f"R@{k} %": [record["recall"][stage][k] for _, record in group]
+                for k in group[0][1]["recall"][stage]}  # fmt: skip
+        rows.append({"run": "", "stage": stage} | _row(group, by_k, [stage] * len(group)))
+    return rows
+
+
+def _row(group: list[Found], scores: dict[str, list[float]], fits: list[str]) -> dict[str, str]:
+    """Return the cells of runs that differ in the seed alone, each with one of its `fits`."""
+    _, record = group[0]
+    first, *others = scores.items()
+    rows = [_fits(folder).get(fit, []) for (folder, _), fit in zip(group, fits, strict=True)]
+    trained = all(rows)
+    minutes = [sum(finished.minutes(row, record["settings"]) for row in own)
+               for own, (_, record) in zip(rows, group, strict=True)]  # fmt: skip
+    links = [f"[{record['seed']}](notebooks/results/{quote(folder.name)}/metrics.json)"
+             + "\\*" * bool(record.get("dirty")) for folder, record in group]  # fmt: skip
+    return {
+        "run": f"{record['task']}: `{_settings(record)}`",
+        first[0]: _spread([100 * x for x in first[1]]),
+        "se": _error(first[1], record.get("test_images", 0)),
+        **{name: _spread([100 * x for x in values]) for name, values in others},
+        "epochs": ", ".join(dict.fromkeys(str(len(own)) for own in rows)) if trained else "",
+        "parameters": f"{record['num_parameters'] / 1e6:.2f} M",
+        "minutes": _spread(minutes, 0 if min(minutes) >= 10 else 1) if trained else "",
+        "processor": "; ".join(dict.fromkeys(finished.processor(record) for _, record in group)),
+        "data": f"{record['settings'].get('title', '')}: {record['protocol']}".removeprefix(": "),
+        "seed": ", ".join(links),
+    }
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    """Return one number, or the mean and standard deviation of several.
+
+    >>> _spread([50.04]), _spread([1, 2, 3])
+    ('50.0', '2.0 ± 1.0')
+    """
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def _error(shares: list[float], images: int) -> str:
+    share = np.mean(shares)
+    return f"{100 * (share * (1 - share) / images) ** 0.5:.1f}" if images else ""
+
+
+def _fits(folder: Path) -> dict[str, list[dict]]:
+    """Return the rows of a published history by fit; none where it is not there (scored apart)."""
+    path, fits = folder / "history.csv", {}
+    try:
+        for row in from_csv(path.read_text("utf-8")) if path.exists() else []:
+            fits.setdefault(row["fit"], []).append(row)
+    except (OSError, ValueError):
+        raise CubsError(f"notebooks/results/{folder.name}/history.csv cannot be read: restore it, "
+                        "or publish the run again.") from None  # fmt: skip
+    return fits
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    """Return rows as a Markdown table, an empty cell as a dash."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names)]
+    lines += [[(row.get(name) or "–").replace("|", "\\|") for name in names] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _caption(found: Sequence[Found]) -> str:
+    """Say how the tables are to be read, and what comes with them."""
+    told = [
+        "Each number is read from the record under its seed. *se* is the standard error of the "
+        "first score over the test images; where several seeds are listed, numbers are their mean "
+        "± standard deviation. Test (Tiny ImageNet's official val; Cars196's unseen classes) was "
+        "read once and chose nothing. Minutes are of training on the processor named, by the "
+        "clock, or with one thread by the processor's time."
+    ]
+    if any(record["settings"].get("title") == "Cars196" for _, record in found):
+        told.append(
+            "Cars196 holds byte-identical photographs under two labels; a *cropped copy* is cut to "
+            "the car already, an easier task than the standard one."
+        )
+    if any(record.get("dirty") for _, record in found):
+        told.append("An asterisk: the code had changes that were not committed.")
+    weighty = [folder.name for folder, _ in found if (folder / "best.ckpt").exists()]
+    if weighty:
+        told.append(
+            f"The weights of {' and '.join(f'`{name}`' for name in sorted(weighty))} are here in "
+            "half precision (`--run published`), for research and teaching, as the terms of the "
+            "data ask."
+        )
+    return " ".join(told)
+
+
+@rc_context(plots.STYLE)
+def curves(found: Sequence[Found]) -> Figure | None:
+    """Draw the score on val of published runs against epochs and minutes; None without any.
+
+    Runs that differ in the seed alone have one colour.
+    """
+    scores = _scores(found)
+    if not scores:
+        return None
+    figure = Figure(figsize=(11, 4.2 * len(scores)))
+    axes = figure.subplots(len(scores), 2, squeeze=False, sharey="row")
+    said = []
+    for (left, right), (score, lines) in zip(axes, scores.items(), strict=True):
+        for number, (name, drawn) in enumerate(lines.items()):
+            look = {"color": plots.PALETTE[number % 7], "linestyle": "-" if number < 7 else "--"}
+            for rows, minutes in drawn:
+                values = [row[score] for row in rows]
+                left.plot([row["epoch"] for row in rows], values, **look)
+                (line,) = right.plot(minutes, values, **look)
+            line.set_label(plots.shortened(name, 34, 3))
+            best = _spread([100 * max(row[score] for row in rows) for rows, _ in drawn])
+            said.append(f"{name}: best {best} % in {max(m[-1] for _, m in drawn):.0f} minutes")
+        left.set(xlabel="epoch", ylabel=score.replace("_", " "), ylim=(0, None))
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        left.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        right.set(xlabel="minutes of training", xlim=(0, None))
+        right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        left.grid()
+        right.grid()
+    told = "; ".join([*said[:12], *([f"and {len(said) - 12} more"] if said[12:] else [])])
+    return plots.described(figure, f"Curves on val against epochs and minutes. {told}.")
+
+
+def _scores(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[list, list]]]]:
+    """Return what there is to draw: score on val → line → (rows, minutes so far) a seed."""
+    scores: dict[str, dict] = {}
+    for folder, record in (run for group in _groups(found) for run in group):
+        for fit, rows in _fits(folder).items():
+            score = next((key for key in rows[0] if key.startswith("val_")), None)
+            if score is not None:
+                several = {} if record["task"] in ("T1", "T2") else {"fit": fit}
+                name = f"{record['task']}: {_settings(record, **several)}"
+                times = [finished.minutes(row, record["settings"]) for row in rows]
+                drawn = scores.setdefault(score, {}).setdefault(name, [])
+                drawn.append((rows, list(accumulate(times))))
+    return scores

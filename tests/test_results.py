@@ -1,0 +1,160 @@
+"""The README's results: made from the published records, and nothing where there are none."""
+
+import json
+from pathlib import Path
+
+import finished_runs as made
+import pytest
+
+from cubslib import CubsError, __main__, machine
+from cubslib.pages import results
+from cubslib.runs import finished, published
+
+EMPTY = f"# A project\n\n{results.START}{results.END}\n## Quickstart\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with a README that has a place for results."""
+    (tmp_path / "README.md").write_text(EMPTY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def publish(project):
+    """Write a finished run and publish it."""
+
+    def run(name, **changes):
+        return published.publish(made.run(project / "runs", name, notebook=False, **changes))
+
+    return run
+
+
+def cells(text):
+    """The rows of a text's tables, each by the names of its columns."""
+    rows = []
+    for line in text.splitlines():
+        if line.startswith("| run |"):
+            names = line.strip("| ").split(" | ")
+        elif line.startswith("| T"):
+            rows.append(dict(zip(names, line.strip("| ").split(" | "), strict=True)))
+    return rows
+
+
+def test_the_readme_of_this_project_is_as_its_records_say():
+    root = Path(__file__).parent.parent
+    text, found = (root / "README.md").read_text(), finished.find(root / "notebooks/results")
+    assert results.filled(text, found) == text
+    assert bool(results.curves(found)) == (root / "notebooks/results/curves.png").exists()
+
+
+def test_without_published_runs_nothing_is_said(project, publish):
+    assert results.remake() == ["README.md"]
+    assert (project / "README.md").read_text() == EMPTY
+    assert not (project / "notebooks").exists()
+    publish("T1")
+    results.remake()
+    assert (project / "README.md").read_text() != EMPTY
+    (project / "notebooks/results/T1/metrics.json").unlink()
+    results.remake()
+    assert (project / "README.md").read_text() == EMPTY
+    assert not (project / "notebooks/results/curves.png").exists()
+
+
+def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
+    scores = {"val": {"top1": 0.5, "top5": 0.75}}
+    for seed, top1 in enumerate((0.25, 0.27, 0.23)):
+        publish(f"T1,seed={seed}", asked={"seed": seed}, test={"top1": top1, "top5": 0.5}, **scores)
+    publish("T2,lr", asked={"lr": 0.1, "preset": "cpu"}, hardware="another CPU", dirty=True)
+    names = results.remake()
+    assert names == ["README.md", "notebooks/results/curves.png"]
+    text = (project / "README.md").read_text()
+    first, second = cells(text)
+    assert first["run"] == "T1: `preset=cpu`"
+    assert (first["test top-1 %"], first["se"]) == ("25.0 ± 2.0", "6.8")  # (1/4 · 3/4 / 40) ** 0.5
+    assert (first["val top-1 %"], first["epochs"], first["minutes"]) == (
+        "50.0 ± 0.0", "4", "1.5 ± 0.0")  # fmt: skip
+    assert (first["parameters"], first["data"]) == ("1.23 M", "complete")
+    assert [text[:2] for text in first["seed"].split("[")[1:]] == ["0]", "1]", "2]"]
+    for link in first["seed"].split("(")[1:]:
+        path = project / link.partition(")")[0].replace("%2C", ",").replace("%3D", "=")
+        assert path.is_file()
+    assert second["run"] == "T2: `preset=cpu, lr=0.1`"
+    assert (second["test top-1 %"], second["processor"]) == ("25.0", "another CPU")
+    assert [row["seed"].endswith("\\*") for row in (first, second)] == [False, True]
+    assert text.count("An asterisk: the code had changes") == 1
+    results.remake()
+    assert (project / "README.md").read_text() == text
+    picture = project / "notebooks/results/curves.png"
+    assert picture.stat().st_size < 500_000
+    assert "T2: preset=cpu, lr=0.1: best 40.0 % in 2 minutes." in text
+    assert "T1: preset=cpu: best 40.0 ± 0.0 % in 2 minutes;" in text
+    assert text.startswith("# A project\n")
+    assert text.endswith("## Quickstart\n")
+
+
+def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish):
+    target = publish("T4", protocol="subset: 12,146 of 16,185, cropped copy")
+    record = finished.read(target)
+    record["settings"]["init_from"] = "T3,seed=1"
+    (target / "metrics.json").write_text(json.dumps(record))
+    apart = target.with_name("T4,apart")
+    apart.mkdir()
+    record |= {"protocol": "complete, scored apart", "test_images": 8131}
+    (apart / "metrics.json").write_text(json.dumps(record))
+    results.remake()
+    rows = cells((project / "README.md").read_text())
+    assert [(row["stage"], row["data"]) for row in rows] == [
+        (stage, protocol)
+        for protocol in ("subset: 12,146 of 16,185, cropped copy", "complete, scored apart")
+        for stage in ("classification", "embedding")
+    ]
+    for row in rows:
+        shown = [row[f"R@{k} %"] for k in (1, 2, 4, 8)]
+        assert shown == [f"{100 * x:.1f}" for x in record["recall"][row["stage"]].values()]
+        assert row["run"].endswith("init_from=T3,seed=1`")
+    assert [row["epochs"] for row in rows] == ["4", "4", "–", "–"]
+    share = record["recall"]["classification"]["1"]
+    assert rows[2]["se"] == f"{100 * (share * (1 - share) / 8131) ** 0.5:.1f}"
+
+
+def test_runs_of_other_code_or_settings_are_not_averaged(publish):
+    for seed, (name, value) in enumerate({"sources": {"losses": "b"}, "epochs": 7, "x": 1}.items()):
+        folder = publish(f"T1,{seed}", asked={"seed": seed})
+        record = finished.read(folder)
+        record["settings"][name] = value
+        (folder / "metrics.json").write_text(json.dumps(record))
+    assert len(results._groups(finished.find(published.root()))) == 3
+
+
+def test_time_is_the_processor_s_where_one_thread_shared_the_machine(publish):
+    settings = {"preset": "cpu", "device": "cpu", "threads": 1, "title": "Tiny ImageNet"}
+    folder = publish("T1", settings=settings | {"epochs": 4})
+    history = folder / "history.csv"
+    lines = history.read_text().splitlines()
+    history.write_text(
+        "\n".join([f"{lines[0]},cpu_seconds", *(f"{x},15" for x in lines[1:])]) + "\n"
+    )
+    (row,) = cells(results.filled(EMPTY, finished.find(published.root())))
+    assert (row["minutes"], row["processor"]) == ("1.0", "a CPU <8>, 1 thread")
+    assert row["data"] == "Tiny ImageNet: complete"
+
+
+def test_what_stands_in_the_way_is_said(project, publish, capsys):
+    folder = publish("T1")
+    assert __main__.main(["results", "T1,none"]) == 1
+    assert "T1,none/metrics.json is no record of a finished run" in capsys.readouterr().err
+    (folder / "history.csv").write_text("fit,epoch\n1")
+    with pytest.raises(CubsError, match=r"results/T1/history\.csv cannot be read"):
+        results.remake()
+    assert (project / "README.md").read_text() == EMPTY
+    assert __main__.main(["results", "T1"]) == 0  # published again, whole
+    assert capsys.readouterr().out.startswith("published: T1\nremade: README.md")
+    (project / "README.md").write_text("# No place")
+    with pytest.raises(CubsError, match="README.md has no place for results: put back the lines"):
+        results.remake()
+    (project / "README.md").unlink()
+    with pytest.raises(CubsError, match="README.md is not here"):
+        results.remake()
+    assert machine.project_root() == project
