@@ -1,4 +1,4 @@
-"""The command line: `python -m cubslib run | report | results | search | classify | check`."""
+"""The command line: `python -m cubslib` with the commands below."""
 
 import argparse
 import os
@@ -54,15 +54,25 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--weights", action="store_true", help="of T1 or T4: their weights too")
     results.set_defaults(command=lambda o: publish_results(o.names, o.weights))
     search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
-    search.set_defaults(command=lambda o: look_up("search", o, ("T4",)))
+    search.set_defaults(command=lambda o: look_up("search", o))
     classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
-    classify.set_defaults(command=lambda o: look_up("classify", o, ("T3", "T2", "T1")))
+    classify.set_defaults(command=lambda o: look_up("classify", o))
     for command, count in ((search, 8), (classify, 5)):
         command.add_argument("photo", type=Path)
+        command.add_argument("--count", type=int, default=count, help="default: %(default)s")
+    search.add_argument("--gallery", type=Path, metavar="FILE", help="what `gallery` has made")
+    search.add_argument("--box", metavar="LEFT,TOP,RIGHT,BOTTOM",
+                        help="look only at this part, in pixels of the photograph")  # fmt: skip
+    search.add_argument("--sheet", type=Path, metavar="PNG",
+                        help="save the photograph and what was found as one picture")  # fmt: skip
+    gallery = commands.add_parser("gallery", help="embed a folder of images, to be searched")
+    gallery.add_argument("folder", type=Path, help="sub-folders are taken for classes")
+    gallery.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER.npz beside it")
+    gallery.set_defaults(command=lambda o: look_up("gallery", o))
+    for command in (search, classify, gallery):
         command.add_argument(
             "--run", type=Path, help="a finished run or `published`; default: the newest"
         )
-        command.add_argument("--count", type=int, default=count, help="default: %(default)s")
     return parser
 
 
@@ -117,56 +127,11 @@ def publish_results(names: list[str], weights: bool) -> None:
     print(f"remade: {', '.join(results.remake())}")
 
 
-def look_up(what: str, options: argparse.Namespace, tasks: tuple[str, ...]) -> None:
-    """Print what a finished run knows about one photograph, a line a match, best first.
+def look_up(what: str, options: argparse.Namespace) -> None:
+    """Do `search`, `gallery` or `classify`: see `photograph`, which takes seconds to import."""
+    from cubslib import photograph
 
-    Args:
-        what: `search` or `classify`.
-        options: `photo`; `run`, None for the newest of `tasks`, else a published one; `count`.
-        tasks: whose runs serve.
-
-    Raises:
-        CubsError: there is no such run, or the photograph cannot be read.
-    """
-    from cubslib import machine, scoring, training
-    from cubslib.runs import finished
-
-    if options.count < 1:
-        raise CubsError(f"--count is {options.count}; it must be 1 or more.")
-    run_dir = options.run
-    if run_dir in (None, Path("published")):
-        run_dir = _serving(tasks, run_dir is None)
-    if what == "search" and (run_dir / "best.ckpt").is_file():  # published, without its gallery
-        print(scoring.rebuild_gallery(run_dir, machine.project_root() / "data"), file=sys.stderr)
-    if what == "search":
-        found = scoring.search(run_dir, options.photo, options.count)
-        lines = [f"{cosine:7.3f}  {of_class}  ({name})" for name, of_class, cosine in found]
-    else:
-        found = scoring.classify(training.load(run_dir), options.photo, options.count)
-        lines = [f"{probability:7.1%}  {of_class}" for of_class, probability in found]
-    if run_dir.is_dir() and finished.read(run_dir)["dataset"] == "sample":
-        print("SAMPLE DATA: this run was trained on pictures drawn by the library; what it says of "
-              "a photograph means nothing.")  # fmt: skip
-    print("\n".join([f"by {run_dir.name}:", *lines]))
-
-
-def _serving(tasks: tuple[str, ...], own: bool) -> Path:
-    """Return the newest finished run of `tasks`, if `own` may serve; else a published one."""
-    from cubslib import machine
-    from cubslib.losses import CONTROL  # T4's control embeds nothing
-    from cubslib.runs import finished, published
-
-    found = finished.find(machine.project_root() / "runs") if own else []
-    run_dir = next((folder for folder, record in found if record["task"] in tasks
-                    and record["settings"].get("mining") != CONTROL), None)  # fmt: skip
-    if run_dir is None:
-        run_dir = next((folder for folder, _ in published.find(*tasks)), None)
-        if run_dir and own:
-            print("There is no finished run of your own: a published one serves.", file=sys.stderr)
-    if run_dir is None:
-        where = "there is no finished run" if own else "notebooks/results/ holds no weights"
-        raise CubsError(f"{where} of {' or '.join(tasks)}: run one first.")
-    return run_dir
+    getattr(photograph, what)(options)
 
 
 def _parsed(pair: list[str]) -> tuple[str, object]:

@@ -33,11 +33,12 @@ def decode(path: Path, size: int, box: Sequence[int] | None = None) -> np.ndarra
         upright = ImageOps.exif_transpose(image).convert("RGB")
     if box is not None:
         width, height = upright.size
-        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            edges = ", ".join(str(int(edge)) for edge in box)
+        inside = len(box) == 4 and 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height
+        if not inside:
+            edges = ", ".join(f"{edge:g}" for edge in box)
             raise CubsError(
                 f"{path} has {width} × {height} pixels, its box (left, upper, right, lower) is "
-                f"{edges}: correct its row, or leave crop False."
+                f"{edges}: give one within (of a data set: correct its row, or leave crop False)."
             )
         upright = upright.crop(tuple(box))
     if upright.size != (size, size):

@@ -198,6 +198,9 @@ def embed(model: nn.Module, embedding_dim: int, norm: bool = False) -> nn.Module
     return model
 
 
+NETWORKS = {"custom_cnn": CustomCNN, "resnet18": resnet18, "cubs_resnet18": cubs_resnet18}
+
+
 def rebuild(config: dict) -> nn.Module:
     """Return a network with random weights from the `config` of another.
 
@@ -205,12 +208,12 @@ def rebuild(config: dict) -> nn.Module:
         CubsError: `config` names no network of ours.
     """
     arguments = dict(config)
-    networks = {"custom_cnn": CustomCNN, "resnet18": resnet18, "cubs_resnet18": cubs_resnet18}
     network, embedding_dim = arguments.pop("network", None), arguments.pop("embedding_dim", 0)
     norm = arguments.pop("norm", False)
-    if network not in networks:
-        raise CubsError(f"network is {network!r}; it is one of {', '.join(networks)}.")
-    model = networks[network](**arguments)
+    if network not in NETWORKS:
+        raise CubsError(f"network is {network!r}; it is one of {', '.join(NETWORKS)}, or one's own "
+                        "that is given: training.load(run_dir, network).")  # fmt: skip
+    model = NETWORKS[network](**arguments)
     return embed(model, embedding_dim, norm) if embedding_dim else model
 
 

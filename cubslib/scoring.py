@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from cubslib import CubsError, controls, metrics, models
 from cubslib.augment import prepare
-from cubslib.disk import fingerprint, whole
 from cubslib.packed import PackedImages, decode
-from cubslib.runs import Run, finished, settle
+from cubslib.runs import Run
 from cubslib.training import load
 
 FIRST = 8  # images of a class that seen and unseen classes are compared on
@@ -210,86 +209,10 @@ def classify(model: nn.Module, photo: str | Path, count: int = 5) -> list[tuple[
     """
     if "embedding_dim" in model.config:
         raise CubsError("this run's network embeds and has no classes: name a run of T1, T2 or T3.")
-    best = _read(model, photo).softmax(1)[0].topk(min(count, len(model.classes)))
+    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
+    logits = model(prepare(image, model.image_size))
+    best = logits.softmax(1)[0].topk(min(count, len(model.classes)))
     return [
         (model.classes[i], p)
         for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-
-
-@torch.no_grad()
-def search(run_dir: str | Path, photo: str | Path, count: int = 8) -> list[tuple[str, str, float]]:
-    """Return the gallery's nearest images to one photograph: (file, class, cosine), best first.
-
-    Args:
-        run_dir: a finished T4 run.
-        photo: an image file; it is squeezed to the square that the network reads.
-        count: how many.
-
-    Raises:
-        CubsError: the photograph cannot be read, or the run has no gallery.
-    """
-    model = load(run_dir)
-    if "embedding_dim" not in model.config or not (Path(run_dir) / "arrays.npz").is_file():
-        raise CubsError(
-            f"{Path(run_dir).name} is no run of T4 and has no gallery, or its control, which has "
-            "no embedding: name another."
-        )
-    query = F.normalize(_read(model, photo), dim=1)
-    arrays = finished.arrays(Path(run_dir))
-    names, classes = arrays["names"], arrays["classes"]
-    gallery = torch.from_numpy(arrays["embeddings_embedding"])
-    if gallery.shape[1:] != query.shape[1:] or not len(gallery) == len(names) == len(classes):
-        raise CubsError(f"{Path(run_dir).name}/arrays.npz is another network's: restore it.")
-    cosines, found = metrics.neighbours(query, gallery, count)
-    return [
-        (str(names[i]), str(classes[i]), cosine)
-        for cosine, i in zip(cosines[0].tolist(), found[0].tolist(), strict=True)
-    ]
-
-
-def rebuild_gallery(run_dir: str | Path, data_root: str | Path) -> str:
-    """Embed the test photographs under `data_root` as the gallery of a published T4 run.
-
-    They are embedded once, into the run's `arrays.npz`, which `search` reads.
-
-    Returns:
-        What was done: of how many photographs, whether they are the run's own, and their Recall@1.
-
-    Raises:
-        CubsError: the run's network embeds nothing, or the photographs are not there.
-    """
-    run_dir = Path(run_dir)
-    path, kept = finished.weights(run_dir), run_dir / "arrays.npz"
-    saved, network = finished.checkpoint(path), fingerprint(path.read_bytes())
-    if kept.exists() and str(finished.arrays(run_dir).get("network")) == network:
-        return f"The gallery is the one made earlier, {run_dir.name}/arrays.npz."
-    if "gallery" not in saved:
-        raise CubsError(f"{run_dir.name} is no run of T4 and has no gallery: name one that is.")
-    record, data = finished.read(run_dir), Path(data_root) / "cars196"
-    if not data.is_dir():
-        raise CubsError(f"search needs the gallery's photographs, and {data.parent.name} holds no "
-                        "cars196: lay it out with data_scripts/get_cars196.py.")  # fmt: skip
-    *_, test = settle.open_data("T4", data, record["settings"], saved["image_size"])
-    fabric, model = Fabric(accelerator="auto", devices=1), load(run_dir)
-    embeddings = F.normalize(outputs(fabric, model, test, model.image_size), dim=1)
-    classes = [test.classes[target] for target in test.targets]
-    arrays = {"embeddings_embedding": embeddings.numpy(), "labels": test.labels.numpy()}
-    arrays |= {"names": np.array(test.names), "classes": np.array(classes), "network": network}
-    with whole(kept) as draft, open(draft, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    theirs = saved["gallery"]
-    own = (theirs["names"], theirs["classes"]) == (test.names, classes)
-    which = "those" if own else f"not the {len(theirs['names']):,}"
-    recall = metrics.recall_at_k(embeddings, test.labels, (1,))[1]
-    return (
-        f"The gallery was made anew of {len(test):,} photographs under {data.name}, {which} that "
-        f"the run was scored on: Recall@1 {recall:.1%}, in the record "
-        f"{record['recall']['embedding']['1']:.1%}."
-    )
-
-
-def _read(model: nn.Module, photo: str | Path) -> Tensor:
-    """Return the network's outputs (1, F) for one photograph."""
-    image = torch.from_numpy(decode(Path(photo), model.image_size))[None]  # (1, 3, S, S)
-    return model(prepare(image, model.image_size))

@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cubslib import CubsError
+from cubslib import CubsError, interface
 from cubslib.disk import fingerprint, whole
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished
@@ -55,9 +55,12 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
         steps: optimizer steps an epoch, which the schedule counts.
 
     Raises:
-        CubsError: the checkpoint is damaged or another network's, or a shared stage's is gone.
+        CubsError: the network lacks something, the checkpoint is damaged or another network's, or a
+            shared stage's is gone.
     """
     recipe, fabric = run.recipe(name), run.fabric
+    sizes = [side for _, side in recipe.sizes] + [recipe.test_size]
+    interface.check(model, len(run.train.classes), sizes)
     take_stage(run, name)
     model.to(fabric.device, memory_format=torch.channels_last)
     averaged = None

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from cubslib import CubsError, budget, models, sampling
+from cubslib import CubsError, budget, interface, models, sampling
 from cubslib.augment import Augmentation, augment, draws
 from cubslib.disk import fingerprint
 from cubslib.packed import PackedImages
@@ -45,7 +45,7 @@ def fit(
     Args:
         run: it trains by `run.recipe(name)` on `run.train` and is judged on `run.val`.
         name: the fit's.
-        model: a network of `models`, trained in place.
+        model: a network of `models`, or one's own (see `interface`), trained in place.
         criterion: (outputs, targets) of the global batch → a scalar to minimise.
         score: judges the network on val, its first number deciding: `scoring.accuracy` or
             `scoring.recall`.
@@ -56,8 +56,8 @@ def fit(
         Of a finished run whose fit's own checkpoint was removed: see `reported`.
 
     Raises:
-        CubsError: a step needs more memory than there is, the loss is no longer finite, or a
-            checkpoint does not fit the network.
+        CubsError: the network lacks something, a step needs more memory than there is, the loss is
+            no longer finite, or a checkpoint does not fit the network.
     """
     if run.finished:
         rows = run.epochs(name)
@@ -206,20 +206,25 @@ def told(name: str, history: list[dict]) -> str:
     return text + (f", best {scored[0]} {scored[1]:.1%} (epoch {best['epoch']})" if scored else "")
 
 
-def load(run_dir: str | Path) -> nn.Module:
+def load(run_dir: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Return a finished run's network in eval mode, with its `classes` and `image_size`.
 
     Args:
         run_dir: the run's folder, or a `best.ckpt`.
+        model: one's own network, built as it was to be trained; it gets the weights. None for a
+            network of `models`: a checkpoint names it and holds no code.
 
     Raises:
-        CubsError: there is no checkpoint of ours.
+        CubsError: there is no checkpoint of ours, or it is another network's.
     """
     path = finished.weights(Path(run_dir))
     saved = finished.checkpoint(path)
     try:
-        with torch.device("meta"):  # no memory is taken before it is known that the weights fit
-            model = models.rebuild(saved["config"])
+        if model is None:
+            with torch.device("meta"):  # no memory is taken before it is known that weights fit
+                model = models.rebuild(saved["config"])
+        else:
+            interface.match(model, saved["config"], path)
         model.classes, model.image_size = saved["classes"], saved["image_size"]
     except CubsError:
         raise

@@ -71,6 +71,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_in_a_folder_s_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CubsError, match="file cannot be written"):
+        write(tmp_path / "file" / "name", "file", "all")
+
+
 def test_a_lock_is_refused_while_held_and_freed_by_the_death_of_its_process(tmp_path):
     path = tmp_path / "new" / "lock"
     code = HOLD + "with disk.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"

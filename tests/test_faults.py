@@ -19,7 +19,7 @@ import tally
 import torch
 from torch import nn
 
-from cubslib import CubsError, __main__, disk, models, runs, scoring, state, training
+from cubslib import CubsError, __main__, disk, galleries, models, runs, scoring, state, training
 from cubslib.pages import views
 from cubslib.runs import parameters
 
@@ -218,7 +218,7 @@ def test_nonsense_past_all_bounds_is_refused(name, value, says, begin):
 def test_a_damaged_gallery_is_said(damage, t4, tmp_path):
     folder = shutil.copytree(t4.folder, tmp_path / "T4")
     path, photo = folder / "arrays.npz", t4.test.root / t4.test.names[0]
-    assert len(scoring.search(folder, photo, 2)) == 2
+    assert len(galleries.search(folder, photo, 2)) == 2
     with np.load(path) as file:
         good = dict(file)
     if isinstance(damage, bytes):
@@ -229,7 +229,7 @@ def test_a_damaged_gallery_is_said(damage, t4, tmp_path):
         np.savez(path, names=good["names"])
     else:
         np.savez(path, **good | {"embeddings_embedding": np.zeros((3, 5), np.float32)})
-    refused(lambda: scoring.search(folder, photo, 2), "arrays.npz", "restore it")
+    refused(lambda: galleries.search(folder, photo, 2), "arrays.npz", "restore it")
     if damage != "shape":
         run = runs.Run("T4", folder, {}, {}, None, None, None)
         refused(lambda: scoring.gallery(run, "embedding", None), "arrays.npz", "restore it")

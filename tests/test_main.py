@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from cubslib import __main__, budget, course, execution, recipes, runs
 from cubslib.pages import results
@@ -162,6 +164,98 @@ def test_nothing_is_warned_of_where_the_data_were_real(command, project, t1):
     path.write_text(path.read_text().replace('"dataset": "sample"', '"dataset": "real"'))
     out = command("classify", t1.test.root / t1.test.names[0], "--run", folder)[1]
     assert out.startswith("by real:")
+
+
+def test_a_checkpoint_of_a_sample_is_warned_of_as_its_run_is(command, t1, t4, project):
+    photo, weights = t1.test.root / t1.test.names[0], t1.folder / "checkpoints"
+    run = command("classify", photo, "--run", t1.folder)[1]
+    assert run.startswith("SAMPLE DATA: ")
+    for path in (weights / "best.ckpt", weights / "classification/best.ckpt"):
+        by_file = command("classify", photo, "--run", path)[1]
+        assert by_file == run.replace("by T1:", "by best.ckpt:")
+    unfinished = shutil.copytree(t1.folder, project / "unfinished")
+    (unfinished / "metrics.json").unlink()
+    for path in (unfinished, unfinished / "checkpoints/best.ckpt"):
+        assert command("classify", photo, "--run", path)[1].startswith("SAMPLE DATA: ")
+    alone = shutil.copy(weights / "best.ckpt", project / "alone.ckpt")
+    status, out, _ = command("classify", photo, "--run", alone)
+    assert (status, out.splitlines()[0]) == (0, "by alone.ckpt:")  # nothing is known of it
+
+
+def test_a_folder_is_made_a_gallery_searched_and_shown(command, project, t4, cars_root):
+    photos = shutil.copytree(cars_root / "cars_test", project / "my photos")
+    names = sorted(path.name for path in photos.iterdir())
+    status, _, error = command("gallery", photos)
+    assert (status, error) == (1, "there is no finished run of T4: run one first.\n")
+    status, out, _ = command("gallery", photos, "--run", t4.folder)
+    made, warning, by, line = out.splitlines()
+    assert status == 0
+    assert made == f"my photos.npz: {len(names)} images"
+    assert warning.startswith("SAMPLE DATA: ")
+    assert by == "by T4:"
+    asked = shlex.split(line)
+    assert asked[:5] == ["python", "-m", "cubslib", "search", "PHOTO"]
+    photo, sheet = photos / names[2], project / "found.png"
+    more = ["--count", 3, "--sheet", sheet, "--box", "0,0,9,9"]
+    status, out, _ = command("search", photo, *asked[5:], *more[:-2])
+    lines = out.splitlines()[2:]
+    assert (status, len(lines)) == (0, 4)
+    assert lines[0].startswith("  1.000")
+    assert f"({names[2]})" in lines[0]
+    assert lines[-1] == f"sheet: {sheet}"
+    with Image.open(sheet) as picture:
+        assert "the photograph" in picture.info["Description"]
+    boxed = command("search", photo, *asked[5:], *more)[1].splitlines()[2:]
+    assert boxed[0][:7] != lines[0][:7]
+    status, out, _ = command("search", photo, *asked[5:], "--count", 99)
+    assert len(out.splitlines()) == 3 + len(names)
+    assert out.endswith(f"These are all {len(names)} images of the gallery.\n")
+
+
+def test_a_gallery_s_run_is_found_by_its_name(command, project, t4, cars_root):
+    command("gallery", cars_root / "cars_test", "--run", t4.folder, "--out", "cars.npz")
+    photo = cars_root / t4.test.names[0]
+    status, _, error = command("search", photo, "--gallery", "cars.npz")
+    assert status == 1
+    assert error == "cars.npz was made by T4, which is not under runs/: say where it is by --run.\n"
+    shutil.copytree(t4.folder, project / "runs/T4")
+    assert command("search", photo, "--gallery", "cars.npz")[0] == 0
+    (project / "cars.npz").write_text("no gallery")
+    status, _, error = command("search", photo, "--gallery", "cars.npz")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "cars.npz is no gallery that can be read" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--box", "1,2,3", "its box (left, upper, right, lower) is 1, 2, 3: give one within"),
+        ("--box", "0,0,900,9", "its box (left, upper, right, lower) is 0, 0, 900, 9"),
+        ("--box", "a,b,c,d", "--box is 'a,b,c,d'; it must be four whole numbers, left,top,"),
+        ("--box", "", "--box is ''; it must be four whole numbers"),
+        ("--box", "0,0,1e3,2", "--box is '0,0,1e3,2'; it must be four whole numbers"),
+        ("--sheet", "found.jpg", "--sheet is found.jpg; it must end in .png."),
+        ("--sheet", "found.png", "sample/cars196 has no cars_t"),
+        ("--gallery", "gone.npz", "gone.npz is missing: `python -m cubslib gallery` makes one."),
+    ],
+)
+def test_search_refuses_in_one_sentence(option, value, sentence, command, project, t4, cars_root):
+    photo = cars_root / t4.test.names[0]
+    status, out, error = command("search", photo, "--run", t4.folder, option, value)
+    assert (status, out, error.count("\n")) == (1, "", 1)
+    assert sentence in error
+    assert not list(project.glob("found*"))
+
+
+def test_a_sheet_of_a_run_s_own_gallery_shows_its_data(command, project, t4, cars_root):
+    (project / "pyproject.toml").write_text('name = "cubslib"')
+    (project / "data/sample").mkdir(parents=True)
+    (project / "data/sample/cars196").symlink_to(cars_root)
+    photo = cars_root / t4.test.names[0]
+    asked = ["--run", t4.folder, "--sheet", "found.png", "--count", 2]
+    assert command("search", photo, *asked)[0] == 0
+    with Image.open("found.png") as picture:
+        assert picture.size[0] > 300
 
 
 def test_a_reader_who_has_seen_enough_ends_the_command_in_peace(t1):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from cubslib import CubsError, scoring, training
+from cubslib import CubsError, galleries, scoring, training
 from cubslib.pages import prose
 from cubslib.runs import finished, published, settle
 
@@ -116,23 +116,23 @@ def test_a_published_gallery_is_made_anew_from_the_photographs_once(mine, t4, ca
     target = published.publish(folder, weights=True)
     car = cars_root / t4.test.names[3]
     with pytest.raises(CubsError, match="has no gallery"):
-        scoring.search(target, car)
+        galleries.search(target, car)
     with pytest.raises(CubsError, match="data holds no cars196: lay it out"):
-        scoring.rebuild_gallery(target, tmp_path / "data")
-    said = scoring.rebuild_gallery(target, cars_root.parent)
+        galleries.rebuild(target, tmp_path / "data")
+    said = galleries.rebuild(target, cars_root.parent)
     assert f"of {len(t4.test)} photographs under cars196, those that the run was scored on" in said
     recall = t4.record["recall"]["embedding"]["1"]
     assert said.endswith(f"in the record {recall:.1%}.")
-    rounded, exact = ({file: cosine for file, _, cosine in scoring.search(one, car, 99)}
+    rounded, exact = ({file: cosine for file, _, cosine in galleries.search(one, car, 99)}
                       for one in (target, folder))  # fmt: skip
     assert rounded == pytest.approx(exact, abs=0.02)
     before = (target / "arrays.npz").stat().st_mtime_ns
-    assert "made earlier" in scoring.rebuild_gallery(target, "nowhere")
+    assert "made earlier" in galleries.rebuild(target, "nowhere")
     assert (target / "arrays.npz").stat().st_mtime_ns == before
     saved = torch.load(target / "best.ckpt", weights_only=True)
     saved["gallery"]["names"][0] = "another.jpg"
     torch.save(saved, target / "best.ckpt")  # another network's gallery does not serve
-    said = scoring.rebuild_gallery(target, cars_root.parent)
+    said = galleries.rebuild(target, cars_root.parent)
     assert f"not the {len(t4.test)} that the run was scored on" in said
     with pytest.raises(CubsError, match="T1 is no run of T4"):
-        scoring.rebuild_gallery(published.publish(mine("T1"), weights=True), cars_root.parent)
+        galleries.rebuild(published.publish(mine("T1"), weights=True), cars_root.parent)

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from small import Small
 
-from cubslib import CubsError, controls, metrics, models, scoring, training
+from cubslib import CubsError, controls, galleries, metrics, models, scoring, training
 from cubslib.augment import prepare
 from cubslib.datasets import TinyImageNet
 from cubslib.runs import finished, history
@@ -177,22 +177,6 @@ def test_classify_names_the_likeliest_classes_of_a_photograph(t1, tiny_root):
     assert scoring.classify(model, tiny_root / name, count=1) == found[:1]
 
 
-def test_search_finds_a_picture_of_the_gallery_itself_first(t4, cars_root):
-    for position in (0, 7, 15):
-        name = t4.test.names[position]
-        found = scoring.search(t4.folder, cars_root / name, count=99)
-        assert len(found) == 16
-        best, of_class, cosine = found[0]
-        twins = [file for file, _, c in found if c > cosine - 1e-3]
-        assert name in twins
-        assert cosine == pytest.approx(1, abs=0.02)
-        classes = dict(zip(t4.test.names, t4.arrays["classes"], strict=True))
-        assert {file: cls for file, cls, _ in found} == classes
-        cosines = [cosine for *_, cosine in found]
-        assert cosines == sorted(cosines, reverse=True)
-        assert scoring.search(t4.folder, cars_root / name, count=2) == found[:2]
-
-
 def test_a_photograph_or_a_run_that_does_not_serve_is_refused(t1, t4, tmp_path, cars_root):
     words, car = tmp_path / "words.jpg", cars_root / t4.test.names[0]
     words.write_text("no image")
@@ -203,7 +187,7 @@ def test_a_photograph_or_a_run_that_does_not_serve_is_refused(t1, t4, tmp_path, 
         (t4.folder / "checkpoints/best.ckpt", car, "has no gallery"),
     ):
         with pytest.raises(CubsError, match=sentence):
-            scoring.search(run_dir, photo)
+            galleries.search(run_dir, photo)
     with pytest.raises(CubsError, match=r"words\.jpg is no image"):
         scoring.classify(training.load(t1.folder), words)
     with pytest.raises(CubsError, match="embeds and has no classes: name a run of T1, T2 or T3"):
@@ -218,4 +202,4 @@ def test_a_finished_run_serves_without_its_fits_checkpoints(t1, t4, tmp_path, ca
     found = [scoring.classify(training.load(f), photo) for f in (t1.folder, tmp_path / "T1")]
     assert found[0] == found[1]
     car = cars_root / t4.test.names[0]
-    assert scoring.search(tmp_path / "T4", car) == scoring.search(t4.folder, car)
+    assert galleries.search(tmp_path / "T4", car) == galleries.search(t4.folder, car)

@@ -115,10 +115,10 @@ def test_early_stopping_waits_for_the_last_third(scores, is_over):
 
 
 def test_a_checkpoint_of_another_network_is_refused(begin, tmp_path):
-    run = begin("T1")
+    run, other = begin("T1"), Small(3, plain=True)
     fit(run)
     with pytest.raises(CubsError, match=r"last\.ckpt of classification .* another network"):
-        training.fit(run, "classification", Small(5), nn.CrossEntropyLoss(), scoring.accuracy)
+        training.fit(run, "classification", other, nn.CrossEntropyLoss(), scoring.accuracy)
     path = run.checkpoint("classification")
     with pytest.raises(CubsError, match="network is 'small'"):
         training.load(path)

@@ -93,14 +93,15 @@ class Entry:
 
     @property
     def order(self) -> tuple:
-        """What heads its task: whole real data first, by val where there is one, then the newest.
+        """What heads its task: whole official data first, by val where there is one, then new.
 
         Test chooses nothing here either.
         """
         cut = [name for name in ("limit_classes", "val_classes") if self.changed.get(name)]
         val = self.record["val"]["top1"] if self.task != "T4" else -len(self.changed)
+        kind = {"own": 1, "sample": 2}.get(self.record["dataset"], 0)
         when = datetime.fromisoformat(self.record["finished"]).timestamp()
-        return self.sample, len(cut), -val, -when
+        return kind, len(cut), -val, -when
 
 
 def entry(folder: Path, record: dict) -> Entry:

@@ -211,6 +211,26 @@ def weights(path: Path) -> Path:
     return published if published.exists() else path / "checkpoints" / "best.ckpt"
 
 
+def home(path: Path) -> Path | None:
+    """Return the folder of the run that a folder or checkpoint is of; None where none is near."""
+    places = [path, *path.absolute().parents[:3]]
+    marks = ("metrics.json", "settings.json")
+    return next((place for place in places if any((place / m).is_file() for m in marks)), None)
+
+
+def of_sample(path: Path) -> bool:
+    """Say whether the run of a folder or checkpoint, finished or not, is known to be a sample's."""
+    folder = home(path)
+    if folder is None:
+        return False
+    if (folder / "metrics.json").is_file():
+        return read(folder)["dataset"] == "sample"
+    try:
+        return json.loads((folder / "settings.json").read_text())["resolved"]["dataset"] == "sample"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def checkpoint(path: Path) -> dict:
     """Return a reported checkpoint, `state_dict`, `config`, `classes` and `image_size`.
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -206,7 +207,7 @@ class Run:
         return record | scores
 
 
-def start(task: str, namespace: dict) -> Run:
+def start(task: str, namespace: dict, splits: Sequence[PackedImages | None] = ()) -> Run:
     """Check what was asked, find or make the data, and open the run's folder.
 
     This is a notebook's first call into the library: whatever is wrong is said here, before any
@@ -216,6 +217,8 @@ def start(task: str, namespace: dict) -> Run:
     Args:
         task: `T1` … `T4`.
         namespace: the notebook's `globals()`, which hold the parameters and the cells' texts.
+        splits: train, val and test of one's own, in place of the data under `data_root`; val may
+            be None for T4.
 
     Raises:
         CubsError: a parameter, the data, the folder or the code is not as it must be.
@@ -234,7 +237,7 @@ def start(task: str, namespace: dict) -> Run:
             held.callback(_remove_empty, made)
             held.enter_context(lock(own, busy))
             held.callback(own.unlink, missing_ok=True)
-            run = _open(task, asked, folder)
+            run = _open(task, asked, folder, splits)
             run._held = held.pop_all()
     except PermissionError as error:
         raise CubsError(f"{error.filename} is closed to you: make it readable, or name another "
@@ -248,7 +251,7 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _open(task: str, asked: dict, folder: Path) -> Run:
+def _open(task: str, asked: dict, folder: Path, splits: Sequence) -> Run:
     """Open the run in `folder`, which is locked: the one on file, or a new one."""
     saved = on_file(task, folder, asked)
     if not processes.rank():
@@ -258,9 +261,13 @@ def _open(task: str, asked: dict, folder: Path) -> Run:
                         "machines must share the project's folder.")  # fmt: skip
     begun = saved is not None and not asked["restart"]
     data_root = machine.project_root() / asked["data_root"]
-    kind, data = settle.find_data(task, data_root, saved["dataset"] if begun else asked["dataset"])
+    if splits:
+        kind, data = settle.own_data(task, asked, splits), None
+    else:
+        kind = saved["dataset"] if begun else asked["dataset"]
+        kind, data = settle.find_data(task, data_root, kind)
     resolved = saved if begun else settle.settle(task, asked, kind, folder)
-    splits = settle.open_data(task, data, asked, resolved["image_size"])
+    splits = splits or settle.open_data(task, data, asked, resolved["image_size"])
     described = settle.describe(splits[0], splits[2], kind, asked["limit_classes"])
     on_cpu = (kind, resolved["device"]) == ("real", "cpu") and resolved["preset"] != "sample"
     if on_cpu and not begun:

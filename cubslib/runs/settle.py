@@ -1,6 +1,7 @@
 """What "auto", "best" and 0 mean for a run that begins: data, recipes, fashion, first weights."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,9 +9,10 @@ import torch
 from cubslib import CubsError, blocks, machine, processes, recipes
 from cubslib.datasets import Cars196, TinyImageNet
 from cubslib.disk import fingerprint, lock
+from cubslib.packed import PackedImages
 from cubslib.recipes import Recipe
 from cubslib.runs import finished, published
-from cubslib.runs.parameters import TASKS, compared
+from cubslib.runs.parameters import TASKS, compared, defaults
 from cubslib.sample.layouts import draw_cars196, draw_tiny_imagenet
 
 # A data set's folder → its class, what draws its sample, the script that lays out the real one.
@@ -136,8 +138,11 @@ def find_data(task: str, data_root: Path, kind: str) -> tuple[str, Path]:
     """Return which data serve, `real` or `sample`, and their folder; draw a missing sample.
 
     Raises:
-        CubsError: `kind` is `real` and they are not there.
+        CubsError: `kind` is `real` and they are not there, or a run began with data of one's own.
     """
+    if kind == "own":
+        raise CubsError("this run began with splits of one's own: give them to runs.start again, "
+                        "or name another run_dir.")  # fmt: skip
     name = TASKS[task].data
     _, draw, script = DATA[name]
     real, sample = data_root / name, data_root / "sample" / name
@@ -152,6 +157,39 @@ def find_data(task: str, data_root: Path, kind: str) -> tuple[str, Path]:
         if not sample.is_dir():
             draw(sample)
     return "sample", sample
+
+
+def own_data(task: str, asked: dict, splits: Sequence) -> str:
+    """Hold splits of one's own to what a run needs; return what kind of data they are, `own`.
+
+    Raises:
+        CubsError: they are no three data sets, lack images or classes, or a parameter is asked
+            for that only the official data sets have.
+    """
+    default = defaults(task)
+    for name in ("dataset", "limit_classes", "crop", "val_classes"):
+        if name in asked and asked[name] != default[name]:
+            raise CubsError(f"{name} is {asked[name]!r}; with splits of one's own it must be "
+                            f"{default[name]!r}.")  # fmt: skip
+    given = dict(zip(("train", "val", "test"), splits, strict=False))
+    if task == "T4" and len(splits) == 3 and splits[1] is None:
+        del given["val"]
+    if len(splits) != 3 or not all(isinstance(split, PackedImages) for split in given.values()):
+        raise CubsError("splits must be three PackedImages, train, val and test; T4's val may be "
+                        "None.")  # fmt: skip
+    for name, split in given.items():
+        if len(split.classes) < 2:
+            raise CubsError(f"{name} has images of {len(split.classes)} classes; it must have two "
+                            "or more.")  # fmt: skip
+    train, test = set(splits[0].classes), set(splits[2].classes)
+    if task == "T4" and train & test:
+        raise CubsError(f"train and test share the class {min(train & test)}: T4 is tested on "
+                        "classes never trained on.")  # fmt: skip
+    if task != "T4" and (odd := train.union(splits[1].classes, test) - train.intersection(
+            splits[1].classes, test)):  # fmt: skip
+        raise CubsError(f"{min(odd)} has no image in one of train, val and test: give it more, or "
+                        "leave it out.")  # fmt: skip
+    return "own"
 
 
 def open_data(task: str, data: Path, asked: dict, size: int) -> tuple:
@@ -188,6 +226,8 @@ def _refuse_lacking(train, split, remedy: str) -> None:
 def describe(train, test, kind: str, limit_classes: int) -> dict:
     """Return what the data are, how they stand to the official ones, and their fingerprint."""
     protocol = "drawn sample" if kind == "sample" else train.protocol
+    if kind == "own":
+        protocol = f"{len(train):,} images to train on, {len(test):,} to test"
     if limit_classes:
         protocol += f", first {len(test.classes)} classes"
     alone = (test.targets.bincount() == 1).sum()
