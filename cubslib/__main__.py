@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("names", nargs="*", metavar="RUN", help="finished runs to publish")
     results.add_argument("--weights", action="store_true", help="of T1 or T4: their weights too")
     results.set_defaults(command=lambda o: publish_results(o.names, o.weights))
+    _add_photograph(commands)
+    return parser
+
+
+def _add_photograph(commands) -> None:
+    """Add the commands about photographs."""
     search = commands.add_parser("search", help="find the gallery's nearest images to a photograph")
     search.set_defaults(command=lambda o: look_up("search", o))
     classify = commands.add_parser("classify", help="name the likeliest classes of a photograph")
@@ -73,7 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--run", type=Path, help="a finished run or `published`; default: the newest"
         )
-    return parser
 
 
 def _parameters() -> str:

@@ -217,8 +217,7 @@ def start(task: str, namespace: dict, splits: Sequence[PackedImages | None] = ()
     Args:
         task: `T1` … `T4`.
         namespace: the notebook's `globals()`, which hold the parameters and the cells' texts.
-        splits: train, val and test of one's own, in place of the data under `data_root`; val may
-            be None for T4.
+        splits: train, val (T4: or None) and test of one's own, in place of those on disk.
 
     Raises:
         CubsError: a parameter, the data, the folder or the code is not as it must be.
@@ -227,15 +226,14 @@ def start(task: str, namespace: dict, splits: Sequence[PackedImages | None] = ()
     machine.refuse_edited_sources()
     folder = locate(task, asked)
     own = folder.with_name(f".{folder.name}.lock")
-    busy = f"run_dir {folder.name} is in use by another process: wait for it or name another."
     try:
         made = [place for place in (folder, *folder.parents) if not place.exists()]
-        # What is refused leaves no lock and no empty folder.
-        with processes.first_alone(task), ExitStack() as held:
+        with processes.first_alone(task), ExitStack() as held:  # refused: no lock, no empty folder
             if processes.rank():
-                return _open(task, asked | {"restart": False}, folder)
+                return _open(task, asked | {"restart": False}, folder, splits)
             held.callback(_remove_empty, made)
-            held.enter_context(lock(own, busy))
+            held.enter_context(lock(own, f"run_dir {folder.name} is in use by another process: "
+                                         "wait for it or name another."))  # fmt: skip
             held.callback(own.unlink, missing_ok=True)
             run = _open(task, asked, folder, splits)
             run._held = held.pop_all()
