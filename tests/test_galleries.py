@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cubslib import CubsError, galleries
+from cubslib import CubsError, galleries, training
 from cubslib.disk import fingerprint
 
 
@@ -102,7 +102,7 @@ def test_large_folders_are_embedded_in_batches(photos, t4, file, monkeypatch):
 
 def test_a_classifier_s_features_serve_as_embeddings(photos, t1, tmp_path):
     made = galleries.make(photos, t1.folder, tmp_path / "features.npz")
-    assert made.embeddings.shape == (6, 640)
+    assert made.embeddings.shape == (6, training.load(t1.folder).fc.in_features)
     found = galleries.search(t1.folder, photos / "d.png", gallery=tmp_path / "features.npz")
     assert found[0][0] == "d.png"
 
