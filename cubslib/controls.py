@@ -130,8 +130,9 @@ def control(run: Run) -> Path | None:
     """
     for folder, record in finished.sharing(run.folder, run.resolved):
         theirs = record["settings"]
-        as_long = theirs["recipes"].get("embedding") == run["recipes"]["embedding"]
-        if as_long and theirs.get("mining") == CONTROL != run["mining"]:
+        both = [its["recipes"].get("embedding") for its in (theirs, run.resolved)]
+        one, other = ({k: v for k, v in (x or {}).items() if k != "label_smoothing"} for x in both)
+        if one == other and theirs.get("mining") == CONTROL != run["mining"]:
             return folder
     return None
 

@@ -112,6 +112,8 @@ def test_a_run_stands_beside_its_control_and_the_others_that_share_stage_1(begin
     assert beside.stage_one(control).data.startswith("Stage 1 is this run's own. **This run is")
     assert "is the control itself" in beside.verdict(control).data
     assert "No other finished run" in beside.runs(control).data
+    smoothing = [control.recipe(fit).label_smoothing for fit in ("classification", "embedding")]
+    assert smoothing[0] == smoothing[1]
     run = begin("T4", margin=0.3)
     in_two_stages(run)
     assert f"Stage 1 is that of `{control.folder.name}`" in beside.stage_one(run).data

@@ -9,6 +9,7 @@ import torch
 from cubslib import CubsError, blocks, machine, processes, recipes
 from cubslib.datasets import Cars196, TinyImageNet
 from cubslib.disk import fingerprint, lock
+from cubslib.losses import CONTROL
 from cubslib.packed import PackedImages
 from cubslib.recipes import Recipe
 from cubslib.runs import finished, published
@@ -76,13 +77,17 @@ def _recipes(task: str, asked: dict, preset: str) -> dict[str, Recipe]:
     only = asked.get("fashion") if task == "T3" else "best"
     if task == "T3" and (only, preset) == ("best", "tour"):  # three would not fit into its hour
         only = ONE_FASHION
-    return {
+    found = {
         fit: _resized(
             recipes.recipe(kind, preset, asked[epochs], **own), asked.get("image_size", 0)
         )
         for fit, kind, epochs in TASKS[task].fits
         if only in ("best", fit)
     }
+    if asked.get("mining") == CONTROL:  # its second stage keeps the loss of its first
+        smoothing = found["classification"].label_smoothing
+        found["embedding"] = dataclasses.replace(found["embedding"], label_smoothing=smoothing)
+    return found
 
 
 def _resized(recipe: Recipe, size: int) -> Recipe:
