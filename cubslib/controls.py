@@ -26,6 +26,7 @@ from cubslib.runs import Run, finished
 from cubslib.runs.parameters import TASKS
 
 KS = (1, 2, 4, 8)
+DRAWS = 10_000  # of the bootstrap: the ends of its interval then vary little
 STAGES = tuple(fit for fit, *_ in TASKS["T4"].fits)
 
 
@@ -151,25 +152,22 @@ def against_control(run: Run, last: Tensor) -> dict[str, dict]:
     return {}
 
 
-def bootstrap(
-    differences: Tensor, labels: Tensor, draws: int = 10_000
-) -> tuple[float, float, float]:
+def bootstrap(differences: Tensor, labels: Tensor) -> tuple[float, float, float]:
     """Return the mean of paired differences and its 95 % interval over classes: mean, low, high.
 
-    Classes are drawn with replacement, each with all its queries: the interval speaks of other
+    C classes are drawn with replacement, each with all its queries: the interval speaks of other
     unseen classes, not of other images of these (Efron, Tibshirani: An introduction to the
     bootstrap, 1993, chapter 13). The draws are the same at every call.
 
     Args:
         differences: (N,) of two scores of the same queries.
         labels: (N,) their classes.
-        draws: how many times C classes are drawn.
     """
     _, of_class, counts = labels.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), dtype=torch.double)
     sums.index_add_(0, of_class, differences.double())
     chance = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(counts), (draws, len(counts)), generator=chance)  # (draws, C)
+    drawn = torch.randint(len(counts), (DRAWS, len(counts)), generator=chance)
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = means.quantile(means.new_tensor([0.025, 0.975])).tolist()
     return (sums.sum() / counts.sum()).item(), low, high

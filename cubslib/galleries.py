@@ -6,6 +6,7 @@ Shapes: N images in a gallery, K found, S pixels a side, D dimensions of an embe
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,32 +159,38 @@ def load(run_dir: str | Path, file: str | Path | None = None) -> Gallery:
 def rebuild(run_dir: str | Path, data_root: str | Path) -> str:
     """Embed the test photographs under `data_root` as the gallery of a published T4 run.
 
-    They are embedded once, into the run's `arrays.npz`, which `search` reads.
+    They are embedded once, into the run's `arrays.npz`, which `search` reads; again where the
+    network or the photographs are others, or the file cannot be read.
 
     Returns:
         What was done: of how many photographs, whether they are the run's own, and their Recall@1.
 
     Raises:
-        CubsError: the run's network embeds nothing, or the photographs are not there.
+        CubsError: the run's network embeds nothing, or neither the photographs nor their gallery
+            are there.
     """
     run_dir = Path(run_dir)
-    path, kept = finished.weights(run_dir), run_dir / "arrays.npz"
-    saved, network = finished.checkpoint(path), _network(run_dir)
-    if kept.exists() and str(finished.arrays(run_dir).get("network")) == network:
-        return f"The gallery is the one made earlier, {run_dir.name}/arrays.npz."
+    saved, data = finished.checkpoint(finished.weights(run_dir)), Path(data_root) / "cars196"
     if "gallery" not in saved:
         raise CubsError(f"{run_dir.name} is no run of T4 and has no gallery: name one that is.")
-    record, data = finished.read(run_dir), Path(data_root) / "cars196"
+    made, kept = {"network": _network(run_dir)}, {}
+    with suppress(CubsError):  # there is none, or it is damaged
+        kept = finished.arrays(run_dir)
+    record = finished.read(run_dir)
+    if data.is_dir():
+        *_, test = settle.open_data("T4", data, record["settings"], saved["image_size"])
+        made["images"] = test.fingerprint
+    if all(str(kept.get(name)) == mark for name, mark in made.items()):
+        return f"The gallery is the one made earlier, {run_dir.name}/arrays.npz."
     if not data.is_dir():
         raise CubsError(f"search needs the gallery's photographs, and {data.parent.name} holds no "
                         "cars196: lay it out with data_scripts/get_cars196.py.")  # fmt: skip
-    *_, test = settle.open_data("T4", data, record["settings"], saved["image_size"])
     fabric, model = Fabric(accelerator="auto", devices=1), training.load(run_dir)
     embeddings = F.normalize(outputs(fabric, model, test, model.image_size), dim=1)
     classes = [test.classes[target] for target in test.targets]
     arrays = {"embeddings_embedding": embeddings.numpy(), "labels": test.labels.numpy()}
-    arrays |= {"names": np.array(test.names), "classes": np.array(classes), "network": network}
-    with whole(kept) as draft, open(draft, "wb") as file:
+    arrays |= {"names": np.array(test.names), "classes": np.array(classes)} | made
+    with whole(run_dir / "arrays.npz") as draft, open(draft, "wb") as file:
         np.savez_compressed(file, **arrays)
     theirs = saved["gallery"]
     own = (theirs["names"], theirs["classes"]) == (test.names, classes)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
@@ -48,10 +49,11 @@ class _Joined(DDPStrategy):
         """Leave out the launcher, which refuses kernels."""
 
 
-def fabric(device: str, precision: str) -> Fabric:
+def fabric(task: str, device: str, precision: str) -> Fabric:
     """Return what computes, launched: one device, or this process's among all.
 
     Args:
+        task: the notebook, `T1` … `T4`; each one's processes meet anew.
         device: `cuda`, `mps` or `cpu`.
         precision: Fabric's name of it.
     """
@@ -59,6 +61,11 @@ def fabric(device: str, precision: str) -> Fabric:
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if count() > 1 else 1
     place = {"devices": here, "num_nodes": count() // here}
     place |= {"strategy": _Joined()} if count() > 1 else {}
+    if count() > 1 and not distributed.is_initialized():  # Fabric's keys would be every notebook's
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "nccl" if device == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=_store(task), rank=rank(), world_size=count())
     found = Fabric(accelerator=device, precision=precision, **place)
     found.launch()
     return found

@@ -58,6 +58,7 @@ def test_what_takes_long_is_run_once(monkeypatch):
     assert calls == [1]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells it there")
 def test_the_memory_of_a_tensor_is_seen():
     assert 64 <= timing.peak_mib(lambda: torch.ones(2**24)) < 80
 

@@ -33,6 +33,8 @@ def launch(tmp_path, monkeypatch):
     def run(colab=True, **values):
         if not colab:
             shutil.rmtree(modules / "google")
+        if values.get("repository") == str(ROOT) and not (ROOT / ".git").exists():
+            pytest.skip("not a git checkout")
         notebook = nbformat.read(ROOT / "notebooks/colab.ipynb", as_version=4)
         for cell in notebook.cells:
             cell.source = cell.source.replace("/content", str(content))
@@ -71,6 +73,10 @@ def test_a_run_is_launched_and_goes_on_from_drive(launch, tiny_root, tmp_path):
         ({}, "repository is empty: give the project's address"),
         ({"repository": "nowhere"}, "cubslib"),
         ({"repository": str(ROOT), "keep_on_drive": True}, "google"),
+        (
+            {"repository": str(ROOT), "archives": "nowhere"},
+            "archives is nowhere, no folder: name one",
+        ),
     ],
 )
 def test_what_cannot_be_done_stops_the_launcher(launch, asked, says):

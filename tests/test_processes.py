@@ -13,6 +13,7 @@ import pytest
 import small
 import torch
 from small import assert_same, checkpoints, together
+from torch import distributed
 
 from cubslib import CubsError, metrics, processes, runs
 from cubslib.disk import lock
@@ -125,6 +126,20 @@ def test_the_first_process_keeps_the_pictures(rank, monkeypatch, tmp_path):
     assert (tmp_path / "recall.png").exists() == (rank == 0)
 
 
+def meet(project: Path) -> None:
+    """Form two notebooks' groups on one store, the first process late to the second."""
+    for task in ("T1", "T2"):
+        if task == "T2" and processes.rank() == 0:
+            time.sleep(1)
+        fabric = processes.fabric(task, "cpu", "32-true")
+        assert fabric.all_reduce(torch.ones(1), reduce_op="sum") == 2
+        distributed.destroy_process_group()  # as the end of a notebook's kernel does
+
+
+def test_one_torchrun_runs_several_notebooks(project):
+    assert together(meet, 2, project("here")) == [0, 0]
+
+
 # --- what one says, all end with ---
 
 
@@ -132,7 +147,8 @@ def ends(project: Path, data_root: Path, how: str) -> None:
     """End a run in the way `how`; write down with which sentence."""
     os.chdir(project)
     small.shorten()
-    rank, asked = processes.rank(), {"data_root": str(data_root), "run_dir": "runs/mine"}
+    rank, store = processes.rank(), processes._store("T1")
+    asked = {"data_root": str(data_root), "run_dir": "runs/mine"}
     try:
         with processes.together("T1"):
             if how == "start":
@@ -140,15 +156,16 @@ def ends(project: Path, data_root: Path, how: str) -> None:
             elif how == "uneven":
                 runs.start("T1", asked | {"batch_size": 15})
             elif rank:
-                time.sleep(1)
+                store.set("here", "")
+                store.wait(["ended"]) if how == "Ctrl-C" else time.sleep(1)
                 raise CubsError("the disk is full.")
-            elif how == "lost":
+            store.wait(["failed" if how == "ended by torchrun" else "here"])
+            if how == "lost":  # some seconds before the other is known to have failed
                 raise ConnectionError(processes.LOST)
-            else:
-                os.kill(os.getpid(), signal.SIGTERM) if how == "Ctrl-C" else time.sleep(3)
-                os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
     except (CubsError, KeyboardInterrupt) as error:
         (project / f"rank{rank}.txt").write_text(repr(error))
+    store.set("ended", "") if rank == 0 else None
 
 
 @pytest.mark.parametrize(

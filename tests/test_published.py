@@ -111,7 +111,9 @@ def test_t4_begins_from_published_weights_and_says_whose(begin, mine):
     assert found == target / "best.ckpt"
 
 
-def test_a_published_gallery_is_made_anew_from_the_photographs_once(mine, t4, cars_root, tmp_path):
+def test_a_published_gallery_is_made_anew_from_the_photographs_once(
+    mine, t4, cars_root, cars_copy, tmp_path
+):
     folder = mine("T4")
     target = published.publish(folder, weights=True)
     car = cars_root / t4.test.names[3]
@@ -128,7 +130,18 @@ def test_a_published_gallery_is_made_anew_from_the_photographs_once(mine, t4, ca
     assert rounded == pytest.approx(exact, abs=0.02)
     before = (target / "arrays.npz").stat().st_mtime_ns
     assert "made earlier" in galleries.rebuild(target, "nowhere")
+    assert "made earlier" in galleries.rebuild(target, cars_root.parent)
     assert (target / "arrays.npz").stat().st_mtime_ns == before
+    file = cars_copy / t4.test.names[3]
+    shutil.copyfile(cars_copy / t4.test.names[0], file)  # another photograph of the same name
+    (tmp_path / "changed").mkdir()
+    (tmp_path / "changed/cars196").symlink_to(cars_copy)
+    assert "made anew" in galleries.rebuild(target, tmp_path / "changed")
+    assert "made anew" in galleries.rebuild(target, cars_root.parent)
+    (target / "arrays.npz").write_bytes(b"damaged")
+    with pytest.raises(CubsError, match="data holds no cars196: lay it out"):
+        galleries.rebuild(target, tmp_path / "data")
+    assert "made anew" in galleries.rebuild(target, cars_root.parent)
     saved = torch.load(target / "best.ckpt", weights_only=True)
     saved["gallery"]["names"][0] = "another.jpg"
     torch.save(saved, target / "best.ckpt")  # another network's gallery does not serve

@@ -76,6 +76,23 @@ def test_stage_1_is_not_shared_where_anything_that_it_depends_on_differs(
     assert ("classification_from" in third.resolved) == (machine.IMPORTED["models"] != "0" * 16)
 
 
+def test_stage_1_is_taken_only_where_this_run_would_train_the_same(begin, monkeypatch):
+    first = begin("T4", val_classes=2)
+    in_two_stages(first)
+    settled, sources = first.resolved, first["sources"]
+
+    def taken(**changes):
+        new = first.folder.with_name("new")
+        return "classification_from" in finished.stage_taken(new, settled | changes)
+
+    assert taken()
+    assert taken(sources=sources | {"losses": "0" * 16})
+    assert not taken(sources=sources | {"metrics": "0" * 16})  # it chose the epoch on val
+    assert not any(taken(**{name: "another"}) for name in ("preset", "processes", "threads"))
+    monkeypatch.setattr(machine, "hardware", lambda device: "another")
+    assert not taken()
+
+
 def test_a_run_that_is_killed_while_it_takes_stage_1_takes_it_again(begin):
     first = begin("T4")
     in_two_stages(first)

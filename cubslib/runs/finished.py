@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cubslib import CubsError, recipes
+from cubslib import CubsError, machine, recipes
 from cubslib.disk import fingerprint
 from cubslib.runs.parameters import TASKS, differences
 
@@ -29,6 +29,7 @@ KINDS = {
 STAGE_ONE = (
     *("seed", "fashion", "gate_bias", "stem", "device", "precision", "dataset", "image_size"),
     *("data_fingerprint", "crop", "val_classes", "limit_classes"),
+    *("preset", "processes", "threads"),
 )
 STAGE_TWO_ONLY = ("losses", "metrics", "controls")
 REMARKED = ("seed", "lr", "batch_size")  # may differ between runs that are compared
@@ -165,8 +166,8 @@ def unfit(task: str, theirs: dict, settled: dict, fashion: str) -> list[str]:
 def sharing(folder: Path, settled: dict) -> list[tuple[Path, dict]]:
     """Return the finished T4 runs beside `folder` that have all of stage 1 in common with it.
 
-    That is its recipe, first weights, seed and data, and all modules but those of the loss and the
-    measures; newest first.
+    That is its recipe, first weights, seed and data, processes and threads, and all modules but
+    those of the loss and of the measures that did not choose its epoch; newest first.
 
     Args:
         folder: of the run that asks, which is left out.
@@ -179,12 +180,14 @@ def sharing(folder: Path, settled: dict) -> list[tuple[Path, dict]]:
 
 def _stage_one(settled: dict) -> tuple:
     try:
-        sources = settled["sources"].items()
+        sources, chosen = settled["sources"].items(), settled["val_classes"]
+        chosen = chosen or settled["dataset"] == "own"  # by what `metrics` found on val
+        left_out = set(STAGE_TWO_ONLY) - ({"metrics"} if chosen else set())
         return (
             [settled.get(name) for name in STAGE_ONE],
             settled["recipes"]["classification"],
             settled.get("init_fingerprint", "random"),
-            {name: mark for name, mark in sources if name not in STAGE_TWO_ONLY},
+            {name: mark for name, mark in sources if name not in left_out},
         )
     except (KeyError, TypeError, AttributeError):  # of an older version: like no other
         return ()
@@ -193,11 +196,12 @@ def _stage_one(settled: dict) -> tuple:
 def stage_taken(folder: Path, settled: dict) -> dict[str, str]:
     """Return whose stage 1 a new T4 run takes, `classification_from`, and its fingerprint.
 
-    Nothing where no run in `sharing` still holds its fit's checkpoints.
+    Nothing where no run in `sharing`, made on hardware as this, still holds its fit's checkpoints.
     """
-    for sibling, _ in sharing(folder, settled):
+    here = machine.hardware(settled["device"])
+    for sibling, record in sharing(folder, settled):
         kept = [sibling / "checkpoints" / "classification" / f"{x}.ckpt" for x in ("best", "last")]
-        if all(path.is_file() for path in kept):
+        if record["hardware"] == here and all(path.is_file() for path in kept):
             mark = fingerprint(kept[0].read_bytes())
             return {"classification_from": sibling.name, "classification_fingerprint": mark}
     return {}

@@ -93,7 +93,7 @@ class Run:
             )
         device = here if self.finished else begun_on
         precision = machine.precision(device) if self.finished else self["precision"]
-        return processes.fabric(device, precision)
+        return processes.fabric(self.task, device, precision)
 
     def recipe(self, fit: str) -> Recipe:
         """Return the recipe of a fit, as the run began with it."""
