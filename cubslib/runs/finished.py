@@ -16,13 +16,8 @@ from cubslib.runs.parameters import TASKS, differences
 SCHEMA = 2
 KINDS = {
     **{name: str for name in ("dataset", "protocol", "finished", "hardware", "data_fingerprint")},
-    **{
-        "settings": dict,
-        "versions": dict,
-        "seed": int,
-        "num_parameters": int,
-        "seconds": int | float,
-    },
+    **{"settings": dict, "versions": dict, "seed": int, "num_parameters": int},
+    "seconds": int | float,
 }
 # What the weights after T4's stage 1 depend on, beside its recipe, its first weights and the code;
 # the modules that it does not need: what scores or trains nothing but stage 2.
