@@ -126,10 +126,14 @@ def publish_results(names: list[str], weights: bool) -> None:
     from cubslib.pages import results
     from cubslib.runs import published
 
-    for name in names:
-        folder = Path(name) if Path(name).is_dir() else machine.project_root() / "runs" / name
-        print(f"published: {published.publish(folder.resolve(), weights).name}")
-    print(f"remade: {', '.join(results.remake())}")
+    if weights and not names:
+        raise CubsError("--weights is given without a run: name those whose weights to publish.")
+    try:
+        for name in names:
+            folder = Path(name) if Path(name).is_dir() else machine.project_root() / "runs" / name
+            print(f"published: {published.publish(folder.resolve(), weights).name}")
+    finally:  # one that is refused keeps none before it out of the README
+        print(f"remade: {', '.join(results.remake())}")
 
 
 def look_up(what: str, options: argparse.Namespace) -> None:

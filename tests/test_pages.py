@@ -14,7 +14,7 @@ import pytest
 import torch
 from nbformat import v4
 
-from cubslib import CubsError, metrics
+from cubslib import CubsError, losses, metrics
 from cubslib.pages import browser, handout, markdown, site
 from cubslib.pages.entries import answer, entry, seeds
 from cubslib.pages.notebook import blocks
@@ -325,10 +325,14 @@ def test_sentences_hold_when_the_embedding_loses_and_without_arrays(tmp_path):
     assert "−80.0 points, more than two standard errors" in answer(read(folder))
     (folder / "arrays.npz").unlink()
     assert answer(read(folder)).endswith("by the embedding: −80.0 points.")
+    record = json.loads((folder / "metrics.json").read_text())
+    record["settings"]["mining"] = losses.CONTROL
+    (folder / "metrics.json").write_text(json.dumps(record))
+    assert "by the features after more cross-entropy: −80.0" in answer(read(folder))
 
 
 def test_only_runs_that_differ_in_the_seed_are_gathered(tmp_path):
-    asked = [{}, {"seed": 1}, {"seed": 2, "lr": 0.1}]
+    asked = [{}, {"seed": 1}, {"seed": 2, "lr": 0.1}, {"seed": 1}]
     folders = [made.run(tmp_path, f"T1,{i}", asked=one) for i, one in enumerate(asked)]
     (row,) = seeds([read(one) for one in folders])
     assert (row["count"], row["seeds"], row["deviation"]) == (2, "0, 1", 0)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from cubslib import CubsError, galleries, scoring, training
+from cubslib import CubsError, galleries, losses, scoring, training
 from cubslib.pages import prose
 from cubslib.runs import finished, published, settle
 
@@ -62,6 +62,12 @@ def test_what_is_not_published_is_refused_in_a_sentence_and_leaves_nothing(mine,
     bare = mine("T1,b")
     (bare / "settings.json").unlink()
     refused("T1,b lacks its settings.json or history.csv", bare)
+    (bare := mine("T1,d") / "history.csv").write_text("fit,epoch\nclassification,1\n")
+    refused("T1,d lacks its settings.json or history.csv, or these lack", bare.parent)
+    refused("is named after a path: rename its folder", mine("T4,init_from=_home_me_best.ckpt"))
+    record = finished.read(mine("T4"))
+    control = mine("T4,c", settings=record["settings"] | {"mining": losses.CONTROL})
+    refused("T4,c is the control, which embeds nothing: publish its record alone", control, True)
     large = mine("T1,c")
     path = finished.weights(large)
     saved = finished.checkpoint(path)
@@ -71,6 +77,15 @@ def test_what_is_not_published_is_refused_in_a_sentence_and_leaves_nothing(mine,
     assert not published.root().exists()
     published.publish(folder)
     refused("results/T1 holds another run", mine("T1/T1", finished="2026-01-01T00:00:00+00:00"))
+
+
+def test_a_published_run_tells_no_path(mine):
+    for begin, told in (("/home/me/x/best.ckpt", "random"), ("published", "published")):
+        folder = mine(f"T4,{told}")
+        saved = json.loads((folder / "settings.json").read_text())
+        saved["asked"]["init_from"] = begin
+        (folder / "settings.json").write_text(json.dumps(saved))
+        assert finished.read(published.publish(folder))["asked"]["init_from"] == told
 
 
 def test_weights_that_are_too_large_are_refused(mine, monkeypatch):

@@ -83,7 +83,7 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
     assert second["run"] == "T2: `preset=cpu, lr=0.1`"
     assert (second["test top-1 %"], second["processor"]) == ("25.0", "another CPU")
     assert [row["seed"].endswith("\\*") for row in (first, second)] == [False, True]
-    assert text.count("An asterisk: the code had changes") == 1
+    assert text.count("An asterisk: the checkout had uncommitted changes") == 1
     results.remake()
     assert (project / "README.md").read_text() == text
     picture = project / "notebooks/results/curves.png"
@@ -128,6 +128,45 @@ def test_runs_of_other_code_or_settings_are_not_averaged(publish):
     assert len(results._groups(finished.find(published.root()))) == 3
 
 
+def grouped(publish, *several):
+    """The seeds of the groups of runs of T4 whose settings are changed so."""
+    for number, changes in enumerate(several):
+        folder = publish(f"T4,{number}", asked={"seed": changes.pop("seed", number)})
+        record = finished.read(folder)
+        record["settings"] |= changes
+        (folder / "metrics.json").write_text(json.dumps(record))
+    groups = results._groups(finished.find(published.root()))
+    return [[record["seed"] for _, record in group] for group in groups]
+
+
+def test_seeds_that_begin_from_their_own_earlier_runs_share_a_row(publish):
+    of_seed = ("init_from", "init_fingerprint", "classification_from", "classification_fingerprint")
+    assert grouped(publish, *({name: f"{name}, {i}" for name in of_seed} for i in (0, 1))) == [
+        [0, 1]
+    ]
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("init_from", ("random", "T3")), ("precision", ("bf16-mixed", "32-true")),
+])  # fmt: skip
+def test_other_first_weights_or_precision_are_not_averaged(publish, name, values):
+    assert grouped(publish, *({name: value} for value in values)) == [[0], [1]]
+
+
+def test_a_second_run_of_a_seed_is_no_further_seed(publish):
+    assert grouped(publish, {"seed": 0}, {"seed": 1}, {"seed": 0}) == [[0, 1], [0]]
+
+
+def test_groups_whose_names_are_equal_have_a_colour_each(publish):
+    assert grouped(publish, {"precision": "bf16-mixed"}, {"precision": "32-true"}) == [[0], [1]]
+    publish("T3", asked={"fashion": "best"})
+    found = finished.find(published.root())
+    both, single = (results._scores(found)[f"val_{x}"] for x in ("recall_at_1", "top1"))
+    assert [len(drawn) for _, drawn in both] == 4 * [1]
+    assert [name for name, _ in single] == ["T3: preset=cpu, fashion=serial_12"]
+    assert "T3's epochs and minutes are those of the chosen fashion" in results._caption(found)
+
+
 def test_time_is_the_processor_s_where_one_thread_shared_the_machine(publish):
     settings = {"preset": "cpu", "device": "cpu", "threads": 1, "title": "Tiny ImageNet"}
     folder = publish("T1", settings=settings | {"epochs": 4})
@@ -139,18 +178,34 @@ def test_time_is_the_processor_s_where_one_thread_shared_the_machine(publish):
     (row,) = cells(results.filled(EMPTY, finished.find(published.root())))
     assert (row["minutes"], row["processor"]) == ("1.0", "a CPU <8>, 1 thread")
     assert row["data"] == "Tiny ImageNet: complete"
+    record = finished.read(folder)
+    record["settings"]["processes"] = 2  # the first alone counts its processor's time
+    (folder / "metrics.json").write_text(json.dumps(record))
+    (row,) = cells(results.filled(EMPTY, finished.find(published.root())))
+    assert (row["minutes"], row["processor"]) == ("1.5", "a CPU <8>, 1 thread, 2 processes")
 
 
 def test_what_stands_in_the_way_is_said(project, publish, capsys):
     folder = publish("T1")
     assert __main__.main(["results", "T1,none"]) == 1
     assert "T1,none/metrics.json is no record of a finished run" in capsys.readouterr().err
+    before = (project / "README.md").read_text()
     (folder / "history.csv").write_text("fit,epoch\n1")
     with pytest.raises(CubsError, match=r"results/T1/history\.csv cannot be read"):
         results.remake()
-    assert (project / "README.md").read_text() == EMPTY
+    assert (project / "README.md").read_text() == before
     assert __main__.main(["results", "T1"]) == 0  # published again, whole
     assert capsys.readouterr().out.startswith("published: T1\nremade: README.md")
+    made.run(project / "runs", "T2", notebook=False)
+    assert __main__.main(["results", "T2", "T1,none"]) == 1  # what went before is shown
+    assert "T2: `preset=cpu`" in (project / "README.md").read_text()
+    assert __main__.main(["results", "--weights"]) == 1
+    assert "--weights is given without a run" in capsys.readouterr().err
+    whole = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(CubsError, match="T1/metrics.json is no record of a finished run"):
+        results.remake()
+    (folder / "metrics.json").write_text(whole)
     (project / "README.md").write_text("# No place")
     with pytest.raises(CubsError, match="README.md has no place for results: put back the lines"):
         results.remake()

@@ -160,6 +160,14 @@ def test_a_control_that_is_finished_later_or_trains_longer_is_told_from_one(begi
     assert "-p mining cross_entropy" in said
     assert "-p limit_classes 4" in said
     assert "margin" not in said
+    assert "This one would, in the second stage's time: `" in said
+    run.checkpoint("classification", "last").rename(kept := run.folder / "last.ckpt")
+    run.asked["run_dir"] = "mine/all/one"
+    said = beside.verdict(run).data
+    assert "This one would: `" in said
+    assert f"-p run_dir mine/all/{run.folder.name},control" in said
+    run.asked["run_dir"] = ""
+    kept.rename(run.checkpoint("classification", "last"))
     longer = begin("T4", mining=losses.CONTROL, limit_classes=4, embed_epochs=4)
     in_two_stages(longer)
     assert controls.control(run) is None

@@ -1,5 +1,7 @@
 """What T4 shows of what its second stage is held against: measures, controls, runs side by side."""
 
+from pathlib import Path
+
 import torch
 from IPython.display import Markdown
 
@@ -70,12 +72,9 @@ def verdict(run: Run) -> Markdown:
         return Markdown("This run is the control itself.")
     found = _found(run).get(CONTROL)
     if found is None:
-        other = {name: parameters.defaults("T4")[name] for name in STAGE_TWO} | {"mining": CONTROL}
-        command = parameters.command("T4", run.asked, **other)
         return Markdown(
             "No finished run goes on with cross-entropy from this stage 1, so that nothing here "
-            "tells what the metric loss does from what more training does. This one would, in the "
-            f"second stage's time: `{command}`"
+            f"tells what the metric loss does from what more training does. {_advice(run)}"
         )
     gain, low, high = found["recall_at_1"]
     clear = "gains more than" if low > 0 else "gains less than" if high < 0 else \
@@ -85,6 +84,17 @@ def verdict(run: Run) -> Markdown:
         f"{_interval(gain, low, high)} points of Recall@1 (95 % interval over classes), against "
         f"`{found['run']}`; one seed."
     )
+
+
+def _advice(run: Run) -> str:
+    """Say how the control of a run is begun: beside it, or stage 1 would be another's."""
+    other = {name: parameters.defaults("T4")[name] for name in STAGE_TWO} | {"mining": CONTROL}
+    beside = run.folder.with_name(f"{run.folder.name},control")
+    if run.asked["run_dir"]:
+        other["run_dir"] = Path(run.asked["run_dir"]).with_name(beside.name)
+    shared = not run.other_sources and finished.stage_taken(beside, run.resolved)
+    time = ", in the second stage's time" if shared else ""
+    return f"This one would{time}: `{parameters.command('T4', run.asked, **other)}`"
 
 
 def runs(run: Run) -> Table | Markdown:

@@ -1,6 +1,8 @@
 """A finished run as its page and the index tell it: numbers, errors and sentences of its record."""
 
 import json
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cubslib import CubsError, controls, metrics
+from cubslib.losses import CONTROL
 from cubslib.runs import finished, parameters
 from cubslib.runs.history import from_csv
 
@@ -21,6 +24,11 @@ QUESTIONS = {
 }
 # T4's fits, before and after the second stage of training
 STAGES = dict(zip(controls.STAGES, ("before", "after"), strict=True))
+# What may differ between runs that differ in the seed alone; earlier runs are of the same seed.
+APART = (
+    *("seed", "commit", "dirty", "pace", "threads", "init_from", "init_fingerprint"),
+    *("classification_from", "classification_fingerprint"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Entry:
     def minutes(self) -> float:
         """How long it trained."""
         return finished.minutes(self.record, self.record["settings"])
+
+    @property
+    def timed_by(self) -> str:
+        """What its minutes are of."""
+        return finished.timed_by(self.record["settings"])
 
     @property
     def processor(self) -> str:
@@ -214,27 +227,48 @@ def _retrieved(found: Entry, sure: str) -> str:
         change = told(after - before, error)
     except (CubsError, TypeError, ValueError, RuntimeError):  # gone, or no embeddings
         sure, change = "", _signed(after - before)
+    control = found.record["settings"].get("mining") == CONTROL
+    last = "features after more cross-entropy" if control else "embedding"
     return (
         f"the nearest other image is of the same class for {percent(before)} by the classifier's "
-        f"features and for {percent(after)} by the embedding{sure}: {change}"
+        f"features and for {percent(after)} by the {last}{sure}: {change}"
     )
 
 
+def gathered(runs: Iterable, told: Callable[..., tuple[dict, dict]]) -> list[list]:
+    """Gather runs that differ in the seed alone; another one of an equal seed is apart.
+
+    Args:
+        runs: in whatever form, newest first.
+        told: returns a run's record, and what of its parameters was asked.
+
+    Returns:
+        Groups in the order of their newest run, each by seed.
+    """
+    groups: dict[tuple, list] = {}
+    seen: Counter = Counter()
+    for run in runs:
+        record, asked = told(run)
+        settings = {name: x for name, x in record["settings"].items() if name not in APART}
+        asked = {name: x for name, x in asked.items() if name != "seed"}
+        keys = [record[name] for name in ("task", "protocol", "data_fingerprint")]
+        keys.append(record["settings"].get("init_from") in (None, "random"))
+        key = json.dumps([keys, settings, asked], sort_keys=True)
+        groups.setdefault((key, seen[key, record["seed"]]), []).append(run)
+        seen[key, record["seed"]] += 1
+    return [sorted(group, key=lambda run: told(run)[0]["seed"]) for group in groups.values()]
+
+
 def seeds(found: list[Entry]) -> list[dict]:
-    """Gather runs that differ in the seed alone: mean and standard deviation of each group."""
-    groups: dict[str, list[Entry]] = {}
-    for one in found:
-        settings = {name: value for name, value in one.changed.items() if name != "seed"}
-        keys = [one.record[key] for key in ("data_fingerprint", "task", "protocol")]
-        keys += [one.record["settings"].get(key) for key in ("preset", "epochs", "sources")]
-        groups.setdefault(json.dumps([settings, keys], sort_keys=True), []).append(one)
+    """Return mean and standard deviation of each group of several runs; see `gathered`."""
+    newest = sorted(found, key=lambda one: one.record["finished"], reverse=True)
     rows = []
-    for group in groups.values():
-        if len({one.record["seed"] for one in group}) > 1:
+    for group in gathered(newest, lambda one: (one.record, one.changed)):
+        if len(group) > 1:
             values = np.array([one.headline for one in group])
             rows.append({
-                "first": group[0], "count": len(values), "measure": group[0].measure,
-                "mean": values.mean(), "deviation": values.std(ddof=1),
+                "runs": group, "count": len(values), "task": group[0].task,
+                "measure": group[0].measure, "mean": values.mean(), "deviation": values.std(ddof=1),
                 "seeds": ", ".join(str(one.record["seed"]) for one in group),
             })  # fmt: skip
     return rows

@@ -56,8 +56,6 @@ def _card(task: str, head: Shown | None, runs: list[Shown], browsed: set[str]) -
         return card
     entry = head.entry
     alike = entries.seeds([run.entry for run in runs if run.entry.task == task])
-    alike = [row for row in alike if row["first"].changed | {"seed": 0}
-             == entry.changed | {"seed": 0}]  # fmt: skip
     look = f"browser/{quote(entry.name)}.html" if entry.name in browsed else ""
     return card | {
         "entry": entry,
@@ -65,7 +63,7 @@ def _card(task: str, head: Shown | None, runs: list[Shown], browsed: set[str]) -
         "error": entry.error(entry.headline),
         "picture": lead(head.figures, []),
         "browser": look,
-        "seeds": alike[:1],
+        "seeds": [row for row in alike if entry in row["runs"]],
     }
 
 

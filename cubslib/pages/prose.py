@@ -90,11 +90,12 @@ def _plain(value: object) -> object:
 def classifier(run: Run) -> Markdown:
     """Say how right the network is on test, how sure that is, and how it stands to the course."""
     record = run.record
+    timed = finished.timed_by(record["settings"])
     text = (
         f"{entries.answer(entries.entry(run.folder, record))} The right class is among its first "
         f"five for {record['test']['top5']:.1%}. On val, which chose the epoch, top-1 was "
         f"{record['val']['top1']:.1%}. One run, seed {record['seed']}, "
-        f"{finished.minutes(record, record['settings']):.1f} minutes of training on "
+        f"{finished.minutes(record, record['settings']):.1f} minutes of {timed} on "
         f"{finished.processor(record)}."
     )
     if run.task == "T1" and record["protocol"] == "complete":
@@ -136,7 +137,8 @@ def against(run: Run, task: str) -> Markdown:
         "run with one seed"
     )
     own, its = (next(iter(r["settings"]["recipes"].values())) for r in (run.record, other.record))
-    differ = [f"{key} {own[key]} against {its.get(key)}" for key in own if own[key] != its.get(key)]
+    differ = [f"{key} {_plain(own[key])} against {_plain(its.get(key))}"
+              for key in own if own[key] != its.get(key)]  # fmt: skip
     differ += [remark for remark in other.remarks if remark.partition("=")[0] not in own]
     text += f"; {task} differs in more than the network: {', '.join(differ)}." if differ else "."
     if (run.task, task) == ("T3", "T2"):

@@ -1,6 +1,5 @@
 """Published runs → the README's tables of results and the picture of their validation curves."""
 
-import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -13,14 +12,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cubslib import CubsError, machine
 from cubslib.disk import whole
-from cubslib.pages import plots
+from cubslib.pages import entries, plots
 from cubslib.runs import finished, parameters, published
 from cubslib.runs.history import from_csv
 
 START, END = "<!-- results: made by python -m cubslib results -->\n", "<!-- end of results -->\n"
 TOLD = ("seed", "dataset", "preset")  # in columns of their own, or always
-# What may differ between runs that differ in the seed alone.
-APART = {"seed", "commit", "dirty", "pace", "threads", "precision", "init_from", "init_fingerprint"}
 Found = tuple[Path, dict]
 
 
@@ -28,9 +25,11 @@ def remake() -> list[str]:
     """Remake the README's results and the picture of the curves; return the files' names.
 
     Raises:
-        CubsError: the README is missing or has no place for results.
+        CubsError: the README is missing or has no place for results, or a record is damaged.
     """
     readme, picture = machine.project_root() / "README.md", published.root() / "curves.png"
+    for path in sorted(published.root().glob("*/metrics.json")):
+        finished.read(path.parent)  # a row that is left out would be missed by nobody
     found = finished.find(published.root())
     try:
         text = filled(readme.read_text("utf-8"), found)
@@ -77,16 +76,9 @@ def _results(found: Sequence[Found]) -> str:
 
 
 def _groups(found: Sequence[Found]) -> list[list[Found]]:
-    """Gather runs that differ in the seed alone, by task and settings, then by seed."""
-    groups: dict[str, list[Found]] = {}
-    for folder, record in found:
-        asked = {name: x for name, x in record.get("asked", {}).items() if name != "seed"}
-        settings = {name: x for name, x in record["settings"].items() if name not in APART}
-        keys = [record[name] for name in ("task", "protocol", "data_fingerprint")]
-        key = json.dumps([keys, settings, asked], sort_keys=True)
-        groups.setdefault(key, []).append((folder, record))
-    order = [sorted(group, key=lambda run: run[1]["seed"]) for group in groups.values()]
-    return sorted(order, key=lambda group: (group[0][1]["task"], group[0][0].name))
+    """Gather runs that differ in the seed alone, by task and name, then by seed."""
+    groups = entries.gathered(found, lambda run: (run[1], run[1].get("asked", {})))
+    return sorted(groups, key=lambda group: (group[0][1]["task"], group[0][0].name))
 
 
 def _settings(record: dict, **more) -> str:
@@ -187,13 +179,15 @@ def _caption(found: Sequence[Found]) -> str:
         "read once and chose nothing. Minutes are of training on the processor named, by the "
         "clock, or with one thread by the processor's time."
     ]
+    if any(record["task"] == "T3" for _, record in found):
+        told.append("T3's epochs and minutes are those of the chosen fashion alone.")
     if any(record["settings"].get("title") == "Cars196" for _, record in found):
         told.append(
             "Cars196 holds byte-identical photographs under two labels; a *cropped copy* is cut to "
             "the car already, an easier task than the standard one."
         )
     if any(record.get("dirty") for _, record in found):
-        told.append("An asterisk: the code had changes that were not committed.")
+        told.append("An asterisk: the checkout had uncommitted changes.")
     weighty = [folder.name for folder, _ in found if (folder / "best.ckpt").exists()]
     if weighty:
         told.append(
@@ -217,7 +211,7 @@ def curves(found: Sequence[Found]) -> Figure | None:
     axes = figure.subplots(len(scores), 2, squeeze=False, sharey="row")
     said = []
     for (left, right), (score, lines) in zip(axes, scores.items(), strict=True):
-        for number, (name, drawn) in enumerate(lines.items()):
+        for number, (name, drawn) in enumerate(lines):
             look = {"color": plots.PALETTE[number % 7], "linestyle": "-" if number < 7 else "--"}
             for rows, minutes in drawn:
                 values = [row[score] for row in rows]
@@ -229,7 +223,7 @@ def curves(found: Sequence[Found]) -> Figure | None:
         left.set(xlabel="epoch", ylabel=score.replace("_", " "), ylim=(0, None))
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        right.set(xlabel="minutes of training", xlim=(0, None))
+        right.set(xlabel="minutes of training (one thread: of processor time)", xlim=(0, None))
         right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         left.grid()
         right.grid()
@@ -237,16 +231,17 @@ def curves(found: Sequence[Found]) -> Figure | None:
     return plots.described(figure, f"Curves on val against epochs and minutes. {told}.")
 
 
-def _scores(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[list, list]]]]:
-    """Return what there is to draw: score on val → line → (rows, minutes so far) a seed."""
+def _scores(found: Sequence[Found]) -> dict[str, list[tuple[str, list[tuple[list, list]]]]]:
+    """Return what there is to draw: score on val → lines, (name, (rows, minutes so far) a seed)."""
     scores: dict[str, dict] = {}
-    for folder, record in (run for group in _groups(found) for run in group):
-        for fit, rows in _fits(folder).items():
-            score = next((key for key in rows[0] if key.startswith("val_")), None)
-            if score is not None:
-                several = {} if record["task"] in ("T1", "T2") else {"fit": fit}
-                name = f"{record['task']}: {_settings(record, **several)}"
-                times = [finished.minutes(row, record["settings"]) for row in rows]
-                drawn = scores.setdefault(score, {}).setdefault(name, [])
-                drawn.append((rows, list(accumulate(times))))
-    return scores
+    for number, group in enumerate(_groups(found)):
+        for folder, record in group:
+            for fit, rows in _fits(folder).items():
+                score = next((key for key in rows[0] if key.startswith("val_")), None)
+                if score is not None:
+                    several = {"T3": {"fashion": fit}, "T4": {"fit": fit}}.get(record["task"], {})
+                    name = f"{record['task']}: {_settings(record, **several)}"
+                    times = [finished.minutes(row, record["settings"]) for row in rows]
+                    line = scores.setdefault(score, {}).setdefault((number, fit), (name, []))
+                    line[1].append((rows, list(accumulate(times))))
+    return {score: list(lines.values()) for score, lines in scores.items()}

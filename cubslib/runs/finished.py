@@ -247,35 +247,39 @@ def checkpoint(path: Path) -> dict:
     if not isinstance(saved, dict) or not {"state_dict", "config"} <= saved.keys():
         raise CubsError(f"{path} is no checkpoint of this library: give a best.ckpt.")
     if isinstance(saved["state_dict"], dict):
-        saved["state_dict"] = {key: _single(x) for key, x in saved["state_dict"].items()}
+        saved["state_dict"] |= {key: x.float() for key, x in saved["state_dict"].items()
+                                if getattr(x, "dtype", None) == torch.float16}  # fmt: skip
     return saved
-
-
-def _single(value):
-    return value.float() if getattr(value, "dtype", None) == torch.float16 else value
 
 
 def minutes(timed: Mapping, settings: Mapping) -> float:
     """Return the minutes that a training took, of a record or the sum of a history's rows.
 
-    By the clock; with one thread by the processor's time, as such a run may share its machine.
+    By the clock, or by the processor's time; see `timed_by`.
 
     >>> timed = {"seconds": 900, "cpu_seconds": 600}
     >>> [minutes(timed, {"device": "cpu", "threads": threads}) for threads in (1, 2)]
     [10.0, 15.0]
     """
     seconds = timed["seconds"]
-    if (settings.get("device"), settings.get("threads")) == ("cpu", 1):
+    if timed_by(settings) == "processor time":
         seconds = min(seconds, timed.get("cpu_seconds", seconds))
     return seconds / 60
 
 
+def timed_by(settings: Mapping) -> str:
+    """Return what minutes are of: `training`, or one thread's `processor time`: it may share."""
+    alone = settings.get("device"), settings.get("threads"), settings.get("processes", 1)
+    return "processor time" if alone == ("cpu", 1, 1) else "training"
+
+
 def processor(record: Mapping) -> str:
-    """Return what a record's run was computed on, with the number of threads on a CPU."""
-    settings = record["settings"]
-    if settings.get("device") != "cpu" or not settings.get("threads"):
-        return record["hardware"]
-    return f"{record['hardware']}, {settings['threads']} thread{'s'[: settings['threads'] != 1]}"
+    """Return what a record's run was computed on: threads of a CPU, several processes."""
+    settings, told = record["settings"], record["hardware"]
+    threads, processes = settings.get("threads"), settings.get("processes", 1)
+    if settings.get("device") == "cpu" and threads:
+        told += f", {threads} thread{'s'[: threads != 1]}"
+    return told if processes == 1 else f"{told}, {processes} processes"
 
 
 class _Arrays(dict):
