@@ -80,7 +80,7 @@ def training_mib(count: int) -> float:
     def train() -> None:
         data = gray(count, "none", np.broadcast_to(np.uint8(128), (count, 3, 64, 64)))
         run = prepared.run(data, prepared.recipe(batch_size=min(count, 64), sizes=((0, 32),)))
-        state = begin(run, "classification", models.CustomCNN(200), 1000)
+        state = begin(run, "classification", models.CustomCNN(len(data.classes)), 1000)
         batches = training.augmented_batches(state, sampling.shuffled)
         for _, (images, targets) in zip(range(4), batches, strict=False):
             loss = nn.functional.cross_entropy(state.network(images), targets)
