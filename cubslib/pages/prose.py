@@ -137,8 +137,8 @@ def against(run: Run, task: str) -> Markdown:
         "run with one seed"
     )
     own, its = (next(iter(r["settings"]["recipes"].values())) for r in (run.record, other.record))
-    differ = [f"{key} {_plain(own[key])} against {_plain(its.get(key))}"
-              for key in own if own[key] != its.get(key)]  # fmt: skip
+    differ = [f"{key} {_plain(own[key])} against {_plain(its[key])}"
+              for key in own if key in its and own[key] != its[key]]  # fmt: skip
     differ += [remark for remark in other.remarks if remark.partition("=")[0] not in own]
     text += f"; {task} differs in more than the network: {', '.join(differ)}." if differ else "."
     if (run.task, task) == ("T3", "T2"):
