@@ -64,7 +64,7 @@ def test_what_is_not_published_is_refused_in_a_sentence_and_leaves_nothing(mine,
     refused("T1,b lacks its settings.json or history.csv", bare)
     (bare := mine("T1,d") / "history.csv").write_text("fit,epoch\nclassification,1\n")
     refused("T1,d lacks its settings.json or history.csv, or these lack", bare.parent)
-    refused("is named after a path: rename its folder", mine("T4,init_from=_home_me_best.ckpt"))
+    refused("is named after a path: rename its folder", mine("T4,init_from=_nowhere_best.ckpt"))
     record = finished.read(mine("T4"))
     control = mine("T4,c", settings=record["settings"] | {"mining": losses.CONTROL})
     refused("T4,c is the control, which embeds nothing: publish its record alone", control, True)
@@ -80,7 +80,7 @@ def test_what_is_not_published_is_refused_in_a_sentence_and_leaves_nothing(mine,
 
 
 def test_a_published_run_tells_no_path(mine):
-    for begin, told in (("/home/me/x/best.ckpt", "random"), ("published", "published")):
+    for begin, told in (("/nowhere/best.ckpt", "random"), ("published", "published")):
         folder = mine(f"T4,{told}")
         saved = json.loads((folder / "settings.json").read_text())
         saved["asked"]["init_from"] = begin
