@@ -23,8 +23,7 @@ KINDS = {
 # the modules that it does not need: what scores or trains nothing but stage 2.
 STAGE_ONE = (
     *("seed", "fashion", "gate_bias", "stem", "device", "precision", "dataset", "image_size"),
-    *("data_fingerprint", "crop", "val_classes", "limit_classes"),
-    *("preset", "processes", "threads"),
+    *("data_fingerprint", "crop", "val_classes", "limit_classes", "preset", "processes", "threads"),
 )
 STAGE_TWO_ONLY = ("losses", "metrics", "controls")
 REMARKED = ("seed", "lr", "batch_size")  # may differ between runs that are compared
@@ -253,9 +252,7 @@ def checkpoint(path: Path) -> dict:
 
 
 def minutes(timed: Mapping, settings: Mapping) -> float:
-    """Return the minutes that a training took, of a record or the sum of a history's rows.
-
-    By the clock, or by the processor's time; see `timed_by`.
+    """Return the minutes, of what `timed_by` says, of a record or the sum of a history's rows.
 
     >>> timed = {"seconds": 900, "cpu_seconds": 600}
     >>> [minutes(timed, {"device": "cpu", "threads": threads}) for threads in (1, 2)]
