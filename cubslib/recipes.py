@@ -55,7 +55,7 @@ _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
 _SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD)
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
 # Tiny ImageNet is never read at 64, its own size: what is not resampled is sharper than all that
-# was trained on, and cost 5 to 8 points of val (two networks of T1's kind).
+# was trained on, and cost 5 and 9 points of val (two networks of T1's kind).
 RECIPES = {
     ("custom_cnn", "sample"): _SAMPLE,
     ("custom_cnn", "tour"): Recipe(
