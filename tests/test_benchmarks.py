@@ -57,12 +57,13 @@ def test_what_takes_long_is_run_once(monkeypatch):
     assert calls == [1]
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells it there")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells it")
 def test_the_memory_of_a_tensor_is_seen():
-    code = "import timing, torch; print(timing.peak_mib(lambda: torch.ones(2**24)))"
+    # 65 MiB: the kernel counts the peak's pages in batches and may miss a quarter of a MiB.
+    code = "import timing, torch; print(timing.peak_mib(lambda: torch.ones(65 * 2**18)))"
     command = [sys.executable, "-c", code]  # a process that has freed nothing yet
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
-    assert 63 < float(done.stdout) < 80, done.stderr  # the kernel counts pages in batches
+    assert 64 <= float(done.stdout) < 80, done.stderr
 
 
 def test_the_slope_of_a_square_is_two():

@@ -43,10 +43,10 @@ def peak_mib(work: Callable) -> float:
         torch.set_num_threads(1)
         warm = torch.rand(64, 64, requires_grad=True)  # what the first backward pass takes once
         (warm @ warm.T).sum().backward()
-        with open("/proc/self/statm") as file:
-            held = int(file.read().split()[1]) * resource.getpagesize()
+        with open("/proc/self/smaps_rollup") as file:  # exact, where statm counts in batches
+            held = next(int(line.split()[1]) for line in file if line.startswith("Rss:"))
         work()
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - held / 2**20)
+        pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024)
 
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
