@@ -3,7 +3,7 @@
 Every network maps normalised images to `features` and these, by one dense layer `fc`, to logits or
 embeddings; `config` holds what rebuilds it.
 
-Shapes: B images, S × S pixels (32 or more), F features (1,024 of the custom CNN, 512 of ResNet-18).
+Shapes: B images, S × S pixels (32 or more), F features (768 of the custom CNN, 512 of ResNet-18).
 """
 
 import torch
@@ -25,14 +25,34 @@ def conv_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequenti
     )
 
 
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate that is read from all channels' means (Hu et al., CVPR 2018).
+
+    Args:
+        channels: of the map; a sixteenth of them, the paper's choice, are between the two layers.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // 16)
+        self.excite = nn.Linear(channels // 16, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) of a map (B, C, H, W)."""
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))  # (B, C)
+        return x * gate[:, :, None, None]
+
+
 class CustomCNN(nn.Module):
     """Our own CNN for small images: few layers, wide, and early to 1/2 of the resolution.
 
-    Four stages of 64, 128, 256 and 512 channels at 1/2 to 1/16 of the image: channels double where
-    the side halves, so each stage costs about the same. A stage is one convolution that widens and
-    halves, and one whose output is added to its input. The head reads each channel's mean and its
-    maximum: how much of a pattern there is, and whether there is any. A last batch normalisation
-    brings both to one scale.
+    Four stages of 64, 128, 256 and 384 channels at 1/2 to 1/16 of the image: channels double where
+    the side halves, so each stage costs about the same; the last is narrower, as its weights are
+    many and its positions few. A stage is one convolution that widens and halves, and one whose
+    output is added to its input; the third, where objects' parts show, has two of these. The two
+    late stages end in squeeze-and-excitation: what the whole image holds decides which channels
+    count. The head reads each channel's mean and its maximum: how much of a pattern there is, and
+    whether there is any. A last batch normalisation brings both to one scale.
 
     Args:
         num_classes: the number of logits.
@@ -44,18 +64,21 @@ class CustomCNN(nn.Module):
         self.enter1, self.stay1 = conv_bn(3, 64, stride=2), conv_bn(64, 64)
         self.enter2, self.stay2 = conv_bn(64, 128, stride=2), conv_bn(128, 128)
         self.enter3, self.stay3 = conv_bn(128, 256, stride=2), conv_bn(256, 256)
-        self.enter4, self.stay4 = conv_bn(256, 512, stride=2), conv_bn(512, 512)
-        self.norm = nn.BatchNorm1d(2 * 512)
-        self.fc = nn.Linear(2 * 512, num_classes)
+        self.more3, self.gate3 = conv_bn(256, 256), SqueezeExcite(256)
+        self.enter4, self.stay4 = conv_bn(256, 384, stride=2), conv_bn(384, 384)
+        self.gate4 = SqueezeExcite(384)
+        self.norm = nn.BatchNorm1d(2 * 384)
+        self.fc = nn.Linear(2 * 384, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return (B, 1024) of images (B, 3, S, S)."""
+        """Return (B, 768) of images (B, 3, S, S)."""
         x = self.enter1(x)  # (B, 64, S/2, S/2)
         x = self.enter2(x + self.stay1(x))  # (B, 128, S/4, S/4)
         x = self.enter3(x + self.stay2(x))  # (B, 256, S/8, S/8)
-        x = self.enter4(x + self.stay3(x))  # (B, 512, S/16, S/16)
-        x = x + self.stay4(x)
-        return self.norm(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))  # (B, 1024)
+        x = x + self.stay3(x)
+        x = self.enter4(self.gate3(x + self.more3(x)))  # (B, 384, S/16, S/16)
+        x = self.gate4(x + self.stay4(x))
+        return self.norm(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))  # (B, 768)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, num_classes) of images (B, 3, S, S)."""

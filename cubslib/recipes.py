@@ -59,7 +59,7 @@ _SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 RECIPES = {
     ("custom_cnn", "sample"): _SAMPLE,
     ("custom_cnn", "tour"): Recipe(
-        3, 256, 0.5, sizes=((0, 32), (0.5, 40), (0.8, 48)), test_size=48,
+        3, 256, 0.25, sizes=((0, 32), (0.6, 48)), test_size=48,
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "cpu"): Recipe(

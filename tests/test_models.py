@@ -79,7 +79,7 @@ def test_any_size_from_32_gives_one_row_an_image(name):
     for size in (32, 45):
         images = torch.randn(2, 3, size, size)
         features = model.features(images)
-        assert features.shape == (2, 1024 if name == "T1" else 512)
+        assert features.shape == (2, 768 if name == "T1" else 512)
         outputs = model(images)
         assert outputs.shape == (2, model.config.get("embedding_dim", 7))
         torch.testing.assert_close(outputs, model.fc(features))

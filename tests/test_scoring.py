@@ -120,7 +120,7 @@ def test_a_finished_run_is_the_gallery_of_the_unseen_classes(t4, monkeypatch):
     arrays = t4.arrays
     assert arrays["names"].tolist() == t4.test.names
     assert arrays["labels"].tolist() == t4.test.labels.tolist()
-    assert arrays["embeddings_classification"].shape == (16, 1024)
+    assert arrays["embeddings_classification"].shape == (16, 768)
     assert arrays["embeddings_embedding"].shape == (16, 8)
     monkeypatch.setattr(scoring, "outputs", lambda *_: pytest.fail("computed again"))
     for stage in ("classification", "embedding"):
