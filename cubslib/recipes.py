@@ -75,7 +75,8 @@ RECIPES = {
         3, 256, 0.5, sizes=((0, 32), (0.67, 56)), test_size=56, augmentation=_MILD, **_SGD
     ),
     ("recognition", "cpu"): Recipe(
-        18, 256, 0.5, sizes=((0, 32), (0.35, 56)), test_size=56, augmentation=_MILD, **_SGD
+        15, 256, 0.5, sizes=((0, 32), (0.35, 48), (0.8, 56)), test_size=56,
+        augmentation=_MILD, **_SGD,
     ),
     ("recognition", "gpu"): Recipe(
         80, 512, 0.8, sizes=((0, 64),), test_size=72, augmentation=_STRONG, stem="3x3",

@@ -17,20 +17,28 @@ LOOK = {"arrowstyle": "->", "color": "#444444", "shrinkA": 0, "shrinkB": 0}
 
 
 def custom_cnn() -> Figure:
-    """Draw T1's network: four stages, each a convolution that halves and one that adds."""
-    boxes = [(0, 0, "image\n3 × 64²")]
-    for stage, (channels, side) in enumerate(((64, 32), (128, 16), (256, 8), (512, 4))):
-        at = 1 + 3 * stage
-        boxes += [(at, 0, f"conv 3×3\nstride 2\n{channels} × {side}²"), (at + 1, 0, "conv 3×3"),
-                  (at + 2, 0, "+")]  # fmt: skip
-    boxes += [(13, 0, "mean and\nmaximum\n1,024"), (14, 0, "norm"), (15, 0, "dense\nclasses")]
-    sums = [(1 + 3 * stage, 3 + 3 * stage) for stage in range(4)]
+    """Draw T1's network in two rows: the first three stages; the last stage and the head."""
+    boxes, above, below = [(0, 0, "image\n3 × 64²")], [], []
+    for channels, side, residuals in ((64, 32, 1), (128, 16, 1), (256, 8, 2)):
+        boxes.append((len(boxes), 0, f"conv 3×3\nstride 2\n{channels} × {side}²"))
+        for number in range(residuals):
+            at = len(boxes)
+            (below if number else above).append((at - 1, at + 1))
+            boxes += [(at, 0, "conv 3×3"), (at + 1, 0, "+")]
+    end = len(boxes) + 1
+    boxes += [(end - 1, 0, "gate"), (end, 0, "256 × 8²")]
+    last = ["256 × 8²", "conv 3×3\nstride 2\n384 × 4²", "conv 3×3", "+", "gate",
+            "mean and\nmaximum\n768", "norm", "dense\nclasses"]  # fmt: skip
+    boxes += [(at, 1.8, text) for at, text in enumerate(last)]
+    above.append((end + 2, end + 4))
+    paths = [(i, i + 1) for i in range(len(boxes) - 1) if i != end]
     alt = (
-        "T1's network from left to right: four stages, each a 3 × 3 convolution of stride 2 and a "
-        "second one whose output is added to its input, with 64, 128, 256 and 512 channels; then "
-        "each channel's mean and maximum, a normalisation and a dense layer."
+        "T1's network from left to right: four stages, each a 3 × 3 convolution of stride 2 and one "
+        "whose output is added to its input, with 64, 128, 256 and 384 channels. The third stage "
+        "has two such sums; the last two stages end in a gate. Then each channel's mean and "
+        "maximum, a normalisation and a dense layer."
     )
-    return _draw(boxes, [sums], alt)
+    return _draw(boxes, [above, below], alt, paths, {end, end + 1})
 
 
 def residual_block() -> Figure:
@@ -102,14 +110,15 @@ def _draw(
         ax.annotate("", (x1 - WIDTH / 2, -y1), (x0 + WIDTH / 2, -y0), arrowprops=LOOK, zorder=0)
     for level, pairs in enumerate(skips):
         for start, stop in pairs:
-            _skip(ax, boxes[start][0], boxes[stop][0], HEIGHT * (1 if level == 0 else -1))
+            _skip(ax, boxes[start], boxes[stop], HEIGHT * (1 if level == 0 else -1))
     ax.set(xlim=(-0.6, columns + 0.6), ylim=(-rows - 0.9, 0.9))
     ax.axis("off")
     return described(figure, alt)
 
 
-def _skip(ax: Axes, start: float, stop: float, height: float) -> None:
-    """Draw a path around the boxes, from one column to another."""
-    at = [start, start, stop]
-    ax.plot(at, [0.4 * height, 1.3 * height, 1.3 * height], color=LOOK["color"], lw=1, zorder=0)
-    ax.annotate("", (stop, 0.5 * height), (stop, 1.3 * height), arrowprops=LOOK, zorder=0)
+def _skip(ax: Axes, start: Box, stop: Box, height: float) -> None:
+    """Draw a path around the boxes of a row, from one of them to another."""
+    (x0, y, _), (x1, *_) = start, stop
+    top = 1.3 * height - y
+    ax.plot([x0, x0, x1], [0.4 * height - y, top, top], color=LOOK["color"], lw=1, zorder=0)
+    ax.annotate("", (x1, 0.5 * height - y), (x1, top), arrowprops=LOOK, zorder=0)
