@@ -20,7 +20,7 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 # The modules that a fit or a score runs through, or that choose its epoch or fashion.
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
-    *("attention", "blocks", "models", "interface", "losses", "metrics", "state", "training"),
+    *("attention", "blocks", "convolution", "models", "interface", "losses", "metrics", "state", "training"),
     *("scoring", "controls", "runs/history"),
 )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cubslib import CubsError
 from cubslib.blocks import FASHIONS, GATE_BIAS, CubsAttention
+from cubslib.convolution import Conv3x3
 
 STEMS = ("7x7", "3x3")
 
@@ -19,7 +20,7 @@ STEMS = ("7x7", "3x3")
 def conv_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     """Return a 3 × 3 convolution, batch normalisation and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        Conv3x3(in_channels, out_channels, stride),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -104,9 +105,9 @@ class BasicBlock(nn.Module):
         gate_bias: float = GATE_BIAS,
     ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:

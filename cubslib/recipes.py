@@ -63,7 +63,7 @@ RECIPES = {
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "cpu"): Recipe(
-        15, 256, 0.5, sizes=((0, 32), (0.45, 48), (0.85, 56)), test_size=56,
+        20, 256, 0.5, sizes=((0, 32), (0.4, 48), (0.8, 64)), test_size=72,
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "gpu"): Recipe(
@@ -75,7 +75,7 @@ RECIPES = {
         3, 256, 0.5, sizes=((0, 32), (0.67, 56)), test_size=56, augmentation=_MILD, **_SGD
     ),
     ("recognition", "cpu"): Recipe(
-        15, 256, 0.5, sizes=((0, 32), (0.35, 48), (0.8, 56)), test_size=56,
+        24, 256, 0.5, sizes=((0, 32), (0.3, 48), (0.7, 64)), test_size=72,
         augmentation=_MILD, **_SGD,
     ),
     ("recognition", "gpu"): Recipe(

@@ -107,20 +107,19 @@ def test_a_tour_trains_one_fashion_and_says_so_and_t4_begins_from_it(begin):
     assert begin("T4")["init_from"] == "random"  # a tour's weights are for a tour
 
 
-def test_the_pace_is_measured_once_where_real_data_begin_on_a_cpu(
+def test_the_pace_is_measured_once_where_real_data_were_trained_on_on_a_cpu(
     begin, tiny_root, tmp_path, monkeypatch
 ):
     measured = iter([238.0])
     monkeypatch.setattr(machine, "pace", lambda: next(measured))
     monkeypatch.setattr(machine, "device", lambda: "cpu")
-    assert "pace" not in begin("T1").resolved  # the drawn sample
+    assert "pace" not in finish(begin("T1"))  # the drawn sample
     (tmp_path / "real").mkdir()
     (tmp_path / "real/tiny-imagenet-200").symlink_to(tiny_root)
-    real = {"data_root": "real", "run_dir": "mine"}
-    begin("T1", **real).release()
-    run = begin("T1", **real)  # goes on
+    run = begin("T1", data_root="real", run_dir="mine")
+    assert finish(run)["pace"] == 238
+    assert run.record["pace"] == 238  # read, not measured again
     assert "pace" not in str(prose.in_force(run))  # pages say minutes
-    assert finish(run)["pace"] == run["pace"] == 238
 
 
 def test_what_is_not_0_replaces_the_recipe_s(begin):

@@ -195,8 +195,9 @@ class Run:
             **{name: self[name] for name in ("dataset", "protocol", "seed", "data_fingerprint")},
             "settings": self.resolved | ({"fashion": fit} if self.task == "T3" else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            **{name: self[name] for name in ("commit", "dirty", "pace") if name in self.resolved},
+            **{name: self[name] for name in ("commit", "dirty") if name in self.resolved},
             "hardware": machine.hardware(self["device"]),
+            **self._pace(),
             "versions": machine.versions(),
             "num_parameters": num_parameters,
             "seconds": round(sum(row["seconds"] for row in history), 1),
@@ -205,6 +206,11 @@ class Run:
         self.write("metrics.json", record | scores)
         self.fabric.barrier()  # all may read the files
         return record | scores
+
+    def _pace(self) -> dict[str, float]:
+        """Return how fast this processor is, where a result took minutes of it."""
+        real = self["dataset"] == "real" and self["preset"] != "sample"
+        return {"pace": machine.pace()} if real and self["device"] == "cpu" else {}
 
 
 def start(task: str, namespace: dict, splits: Sequence[PackedImages | None] = ()) -> Run:
@@ -267,9 +273,6 @@ def _open(task: str, asked: dict, folder: Path, splits: Sequence) -> Run:
     resolved = saved if begun else settle.settle(task, asked, kind, folder)
     splits = splits or settle.open_data(task, data, asked, resolved["image_size"])
     described = settle.describe(splits[0], splits[2], kind, asked["limit_classes"])
-    on_cpu = (kind, resolved["device"]) == ("real", "cpu") and resolved["preset"] != "sample"
-    if on_cpu and not begun:
-        resolved["pace"] = machine.pace()
     resolved = json.loads(json.dumps(described | resolved))  # as it will be read back
     if task == "T4" and not begun:
         resolved |= finished.stage_taken(folder, resolved)
