@@ -1,15 +1,23 @@
 """Softmax attention over scalars, what both CUBS blocks compute (assignment, T3).
 
 The similarity of positions i and j is the product q_i·k_j. Its softmax over j and the product
-with v are softmax attention with head dimension 1: `scaled_dot_product_attention` computes it
-exactly, tile by tile, without ever holding the N × N matrix.
+with v are softmax attention with head dimension 1. Neither way here holds the N × N matrix:
 
-Shapes: B batch, N positions or features.
+- `scaled_dot_product_attention` computes it tile by tile, in N² steps.
+- For scalars the exponential series exp(q·k) = Σ_p (q^p / √p!)·(k^p / √p!) is short, so that a
+  sum over j is P sums of powers, once for all i: N·P steps. With finitely many features in place of
+  the exponential this is linear attention (Katharopoulos et al., ICML 2020, eq. 4 to 6); here the
+  rest of the series is below float32's rounding.
+
+Shapes: B batch, N positions or features, P terms of the series.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LARGEST = 8.0  # product in the series: its rounding is at most e^8 float32 steps, and rarely 10
+PAYS = 8  # keys a term: with fewer the series is not faster
 
 
 def self_similarity(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -27,9 +35,81 @@ def self_similarity(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # them nearly equal keys and values keep their digits. What cancels needs no gradient.
         key = key - key.detach().mean(1, keepdim=True)
         mean = value.detach().mean(1, keepdim=True)
+        if query.device.type == "cpu" and not torch.compiler.is_compiling():
+            x, y, share = _about_the_middle(query.detach(), key.detach())
+            terms = count_terms(x, y)
+            if terms * PAYS <= query.shape[1]:
+                return Series.apply(query, key, value - mean, x, y, share, terms) + mean
         # (B, N) → (B, 1, N, 1). A transpose in place of the index would leave a stride that the
         # CPU's flash kernel refuses; it would then hold the matrix.
         heads = [x.contiguous()[:, None, :, None] for x in (query, key, value - mean)]
         if query.is_cuda:  # CUDA's memory-efficient kernel wants 8; zeros change no product
             heads = [F.pad(x, (0, 7)) for x in heads]
         return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0, :, 0] + mean
+
+
+def _about_the_middle(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, y and w (B, N): softmax_j(q_i·k_j) is w_j·exp(x_i·y_j) over its sum.
+
+    x is counted from the middle of the queries, w is the softmax there, and y is counted from the
+    keys' mean under w: then the sum is nowhere less than 1 (Jensen), and nothing cancels in it.
+    """
+    middle = (query.amax(1, keepdim=True) + query.amin(1, keepdim=True)) / 2
+    share = torch.softmax(middle * key, 1)
+    return query - middle, key - (share * key).sum(1, keepdim=True), share
+
+
+def count_terms(x: Tensor, y: Tensor) -> int:
+    """Return P for the products of x and y (B, N): the rest of the series is below float32's step.
+
+    2³⁰ where a product is larger than `LARGEST`, or none.
+    """
+    largest = (x.abs().amax(1) * y.abs().amax(1)).amax().item() if x.numel() else float("inf")
+    if not largest <= LARGEST:
+        return 2**30
+    terms, term = 0, 1.0
+    while term > 2**-26 or terms < 2 * largest:  # from there on each is less than half the last
+        terms += 1
+        term *= largest / terms
+    return terms
+
+
+class Series(torch.autograd.Function):
+    """Softmax attention by the exponential series, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, x, y, share, terms) -> Tensor:
+        """Return softmax_j(q_i·k_j)·v_j (B, N); x, y and share as of `_about_the_middle`."""
+        of_x, of_y = _powers(x, terms), _powers(y, terms)
+        total, out = _sums(of_x, of_y, share, share * value)
+        out = out / total
+        ctx.save_for_backward(query, y, value, share, total, out, of_x, of_y)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        """Return the gradients: with p = softmax, ∂out_i/∂v_j is p_ij, and ∂out_i/∂(q_i·k_j) is
+        p_ij·(v_j − out_i)."""
+        query, key, value, share, total, out, of_x, of_y = ctx.saved_tensors
+        scaled = grad / total
+        sums = _sums(of_y, of_x, scaled, scaled * query, scaled * query * out)
+        in_value, by_query, by_both = (share * each for each in sums)
+        keys, both = _sums(of_x, of_y, share * key, share * key * value)
+        in_query, in_key = scaled * (both - out * keys), by_query * value - by_both
+        return in_query, in_key, in_value, None, None, None, None
+
+
+def _powers(x: Tensor, terms: int) -> Tensor:
+    """Return x^p / √p! for p = 0 … P − 1 as (B, P, N), and 0 for what no sum would notice.
+
+    Processors are slow at products that are too small for float32's usual form.
+    """
+    powers = x.new_ones(len(x), terms, x.shape[1])
+    for p in range(1, terms):
+        powers[:, p] = F.hardshrink(powers[:, p - 1] * (x / p**0.5), 1e-25)
+    return powers
+
+
+def _sums(at: Tensor, of: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Return Σ_j w_j·exp(x_i·y_j) (B, N) for each w (B, N) from the powers of x and y (B, P, N)."""
+    return (torch.stack(weights, 1) @ of.mT @ at).unbind(1)
