@@ -80,11 +80,15 @@ class Series(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, x, y, share, terms) -> Tensor:
         """Return softmax_j(q_i·k_j)·v_j (B, N); x, y and share as of `_about_the_middle`."""
-        of_x, of_y = _powers(x, terms), _powers(y, terms)
-        total, out = _sums(of_x, of_y, share, share * value)
+        # The powers of both are about as large, and none overflows.
+        largest = (each.abs().amax(1, keepdim=True).clamp(min=1e-30) for each in (x, y))
+        scale = torch.sqrt(next(largest) / next(largest))
+        of_x, of_y = _powers(x / scale, terms), _powers(y * scale, terms)
+        mean = (share * value).sum(1, keepdim=True)  # where one key has all, nothing cancels
+        total, out = _sums(of_x, of_y, share, share * (value - mean))
         out = out / total
-        ctx.save_for_backward(query, y, value, share, total, out, of_x, of_y)
-        return out
+        ctx.save_for_backward(query, y, value - mean, share, total, out, of_x, of_y)
+        return out + mean
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:

@@ -1,11 +1,14 @@
 """The softmax of scalar products against the matrix held in float64."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cubslib.attention import self_similarity
+from cubslib import attention
+from cubslib.attention import LARGEST, PAYS, Series, count_terms, self_similarity
 from cubslib.check.oracles import attend
 
 
@@ -62,6 +65,49 @@ def test_two_keys_far_apart():
     out, slope, *_ = assert_exact(torch.linspace(-2.95, 2.95, 256)[None], keys, keys)
     assert (out[0].diff() > 0).all()
     assert slope.abs().max() > 0
+
+
+@pytest.mark.parametrize("largest", [0.5, 2.0, 0.999 * LARGEST])
+@pytest.mark.parametrize("middle", [0.0, 10.0, -30.0])
+@pytest.mark.parametrize("keys", KEYS)
+def test_the_series_is_exact_wherever_it_is_used(keys, middle, largest, monkeypatch):
+    z, k, v = scalars(keys, n=512)
+    z = 2 * (z - z.amin(1, True)) / (z.amax(1, True) - z.amin(1, True)) - 1  # from -1 to 1
+    start = torch.softmax(middle * k.double(), 1)
+    spread = (k - (start * k).sum(1, True)).abs().amax(1, True).float().clamp(min=1e-3)
+    q = middle + z * largest / spread
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    assert_exact(q, k, v)
+
+
+def test_the_series_has_the_gradients_of_its_sum():
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 6, generator=draw, dtype=torch.float64).requires_grad_()
+    start = torch.full_like(k, 1 / 6).detach()
+
+    def ours(q, k, v):
+        return Series.apply(q, k, v, q.detach(), k.detach(), start, 60)
+
+    torch.testing.assert_close(ours(q, k, v), oracle(q, k, v))
+    assert torch.autograd.gradcheck(ours, (q, k, v))
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-3, 1.0, 4.0, LARGEST])
+def test_the_terms_are_as_few_as_float32_allows(largest):
+    x = torch.tensor([[-largest, 0.0, largest]])
+    terms = count_terms(x, torch.ones_like(x))
+    powers = torch.arange(terms, dtype=torch.float64)
+    for sign in (-1, 1):
+        series = ((sign * largest) ** powers / torch.lgamma(powers + 1).exp()).sum().item()
+        assert abs(series - math.exp(sign * largest)) < 2**-24
+    assert terms < 3 * largest + 14
+
+
+@pytest.mark.parametrize("x", [float("nan"), float("inf"), 1.01 * LARGEST])
+def test_what_no_short_series_follows_goes_to_the_kernel(x, monkeypatch):
+    assert count_terms(torch.tensor([[x]]), torch.ones(1, 1)) * PAYS > 1e9
+    monkeypatch.setattr(attention.Series, "apply", lambda *_: pytest.fail("a series"))
+    self_similarity(*scalars("large", n=512))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -189,6 +189,8 @@ class Run:
             with whole(self.checkpoint()) as draft:
                 shutil.copyfile(self.checkpoint(fit), draft)
         history = self.history()
+        timed = self["dataset"] == "real" and self["preset"] != "sample"
+        timed &= self["device"] == "cpu"
         record = {
             "schema": finished.SCHEMA,
             "task": self.task,
@@ -197,7 +199,7 @@ class Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **{name: self[name] for name in ("commit", "dirty") if name in self.resolved},
             "hardware": machine.hardware(self["device"]),
-            **self._pace(),
+            **({"pace": machine.pace()} if timed else {}),
             "versions": machine.versions(),
             "num_parameters": num_parameters,
             "seconds": round(sum(row["seconds"] for row in history), 1),
@@ -206,11 +208,6 @@ class Run:
         self.write("metrics.json", record | scores)
         self.fabric.barrier()  # all may read the files
         return record | scores
-
-    def _pace(self) -> dict[str, float]:
-        """Return how fast this processor is, where a result took minutes of it."""
-        real = self["dataset"] == "real" and self["preset"] != "sample"
-        return {"pace": machine.pace()} if real and self["device"] == "cpu" else {}
 
 
 def start(task: str, namespace: dict, splits: Sequence[PackedImages | None] = ()) -> Run:
