@@ -92,8 +92,7 @@ class Series(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        """Return the gradients: with p = softmax, ∂out_i/∂v_j is p_ij, and ∂out_i/∂(q_i·k_j) is
-        p_ij·(v_j − out_i)."""
+        """Return the gradients, with the softmax p: p_ij in v_j, p_ij·(v_j − out_i) in q_i·k_j."""
         query, key, value, share, total, out, of_x, of_y = ctx.saved_tensors
         scaled = grad / total
         sums = _sums(of_y, of_x, scaled, scaled * query, scaled * query * out)

@@ -20,8 +20,8 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 # The modules that a fit or a score runs through, or that choose its epoch or fashion.
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
-    *("attention", "blocks", "convolution", "models", "interface", "losses", "metrics", "state", "training"),
-    *("scoring", "controls", "runs/history"),
+    *("attention", "blocks", "convolution", "models", "interface", "losses", "metrics"),
+    *("state", "training", "scoring", "controls", "runs/history"),
 )
 
 

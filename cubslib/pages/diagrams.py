@@ -33,9 +33,9 @@ def custom_cnn() -> Figure:
     above.append((end + 2, end + 4))
     paths = [(i, i + 1) for i in range(len(boxes) - 1) if i != end]
     alt = (
-        "T1's network from left to right: four stages, each a 3 × 3 convolution of stride 2 and one "
-        "whose output is added to its input, with 64, 128, 256 and 384 channels. The third stage "
-        "has two such sums; the last two stages end in a gate. Then each channel's mean and "
+        "T1's network from left to right: four stages, each a 3 × 3 convolution of stride 2 and "
+        "one whose output is added to its input, with 64, 128, 256 and 384 channels. The third "
+        "stage has two such sums; the last two stages end in a gate. Then each channel's mean and "
         "maximum, a normalisation and a dense layer."
     )
     return _draw(boxes, [above, below], alt, paths, {end, end + 1})
