@@ -83,17 +83,20 @@ class Series(torch.autograd.Function):
         # The powers of both are about as large, and none overflows.
         largest = (each.abs().amax(1, keepdim=True).clamp(min=1e-30) for each in (x, y))
         scale = torch.sqrt(next(largest) / next(largest))
-        of_x, of_y = _powers(x / scale, terms), _powers(y * scale, terms)
+        x, scaled_y = x / scale, y * scale
+        of_x, of_y = _powers(x, terms), _powers(scaled_y, terms)
         mean = (share * value).sum(1, keepdim=True)  # where one key has all, nothing cancels
         total, out = _sums(of_x, of_y, share, share * (value - mean))
         out = out / total
-        ctx.save_for_backward(query, y, value - mean, share, total, out, of_x, of_y)
+        ctx.terms = terms  # the powers are made again: kept, they would be P times the rest
+        ctx.save_for_backward(query, y, value - mean, share, total, out, x, scaled_y)
         return out + mean
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
         """Return the gradients, with the softmax p: p_ij in v_j, p_ij·(v_j − out_i) in q_i·k_j."""
-        query, key, value, share, total, out, of_x, of_y = ctx.saved_tensors
+        query, key, value, share, total, out, x, y = ctx.saved_tensors
+        of_x, of_y = _powers(x, ctx.terms), _powers(y, ctx.terms)
         scaled = grad / total
         sums = _sums(of_y, of_x, scaled, scaled * query, scaled * query * out)
         in_value, by_query, by_both = (share * each for each in sums)
