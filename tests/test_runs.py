@@ -113,10 +113,14 @@ def test_the_pace_is_measured_once_where_real_data_were_trained_on_on_a_cpu(
     measured = iter([238.0])
     monkeypatch.setattr(machine, "pace", lambda: next(measured))
     monkeypatch.setattr(machine, "device", lambda: "cpu")
-    assert "pace" not in finish(begin("T1"))  # the drawn sample
+    drawn = begin("T1")
+    assert "pace" not in drawn.resolved
+    assert "pace" not in finish(drawn)
     (tmp_path / "real").mkdir()
     (tmp_path / "real/tiny-imagenet-200").symlink_to(tiny_root)
-    run = begin("T1", data_root="real", run_dir="mine")
+    real = {"data_root": "real", "run_dir": "mine"}
+    begin("T1", **real).release()
+    run = begin("T1", **real)  # goes on
     assert "pace" not in str(prose.in_force(run))  # pages say minutes
     assert finish(run)["pace"] == 238
 
