@@ -59,7 +59,7 @@ def augment(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
     """
     u = u.to(images.device)
     with torch.autocast(images.device.type, enabled=False):
-        batch = _resample(images.float(), u[:, :5], how, size).div_(255)
+        batch = _resample(images, u[:, :5], how, size).div_(255)
         batch = _recolour(batch, u[:, 5:8], how.colour)
         return _erase(_normalise(batch), u[:, 8:12], how.erase)
 
@@ -92,18 +92,25 @@ def _normalise(batch: Tensor) -> Tensor:
     return batch.sub_(mean).div_(std)
 
 
-def _resample(batch: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
-    """Crop, stretch, scale and mirror, rows and columns apart: (B, 3, H, W) → (B, 3, S, S)."""
+def _resample(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
+    """Crop, stretch, scale and mirror: uint8 (B, 3, H, W) → floats (B, 3, S, S) in [0, 255].
+
+    Columns and rows are one matrix product an image each: in memory the channels lie between the
+    two, so none needs a copy of the weights.
+    """
     side = (how.min_area + (1 - how.min_area) * u[:, 0]).sqrt()
     stretch = (how.max_aspect ** (u[:, 1] - 0.5)).clamp(side, 1 / side)  # the area stays
-    columns = _weights(side * stretch, u[:, 2], batch.shape[3], size)
-    rows = _weights(side / stretch, u[:, 3], batch.shape[2], size)
-    if how.flip:
-        columns = columns.where((u[:, 4] >= 0.5)[:, None, None], columns.flip(1))
-    return rows[:, None] @ batch @ columns.mT[:, None]
+    mirrored = (u[:, 4] < 0.5) & how.flip
+    columns = _weights(side * stretch, u[:, 2], images.shape[3], size, mirrored)
+    rows = _weights(side / stretch, u[:, 3], images.shape[2], size)
+    lines = images.permute(0, 2, 1, 3).contiguous().float()  # (B, H, 3, W)
+    batch = rows @ (lines.flatten(1, 2) @ columns.mT).view(*lines.shape[:2], -1)  # (B, S, 3·S)
+    return batch.unflatten(2, (3, size)).permute(0, 2, 1, 3)
 
 
-def _weights(share: Tensor, place: Tensor, pixels: int, size: int) -> Tensor:
+def _weights(
+    share: Tensor, place: Tensor, pixels: int, size: int, mirrored: Tensor | None = None
+) -> Tensor:
     """Return how much each pixel of a line counts for each that is made: (B, S, `pixels`).
 
     Bilinear with antialiasing, as `prepare` resizes: a triangle about the pixel's centre, half as
@@ -114,9 +121,12 @@ def _weights(share: Tensor, place: Tensor, pixels: int, size: int) -> Tensor:
         place: where the kept part lies (B,), from 0 at the start to 1 at the end.
         pixels: H or W.
         size: S.
+        mirrored: which lines are read from their end (B,); None for no line.
     """
     step = share * (pixels / size)  # (B,), pixels that are read for one that is made
     index = torch.arange(size, device=share.device) + 0.5
+    if mirrored is not None:
+        index = index.where(~mirrored[:, None], size - index)  # (B, S)
     centre = ((1 - share) * place * pixels)[:, None] + step[:, None] * index  # (B, S)
     pixel = torch.arange(pixels, device=share.device) + 0.5
     distance = (pixel - centre[:, :, None]).abs_().div_(step.clamp(min=1)[:, None, None])
@@ -129,9 +139,9 @@ def _recolour(batch: Tensor, u: Tensor, strength: float) -> Tensor:
     if not strength:
         return batch
     brightness, contrast, saturation = (1 + strength * (2 * u - 1)).T.view(3, -1, 1, 1, 1)
-    batch = batch * brightness
-    batch = torch.lerp(batch.mean((1, 2, 3), keepdim=True), batch, contrast)
-    return torch.lerp(batch.mean(1, keepdim=True), batch, saturation).clamp(0, 1)
+    batch *= brightness
+    batch.lerp_(batch.mean((1, 2, 3), keepdim=True), 1 - contrast)
+    return batch.lerp_(batch.mean(1, keepdim=True), 1 - saturation).clamp_(0, 1)
 
 
 def _erase(batch: Tensor, u: Tensor, share: float) -> Tensor:
