@@ -137,13 +137,13 @@ class MultiSimilarityLoss(nn.Module):
                 "they must be (m, D) and (m,), of 1 image or more."
             )
         with torch.autocast(embeddings.device.type, enabled=False):
-            length = embeddings.float().norm(dim=1, keepdim=True)
+            embeddings = embeddings.float()
+            length = embeddings.norm(dim=1, keepdim=True)
             if length.isinf().any():
                 raise CubsError(
                     "an embedding's length is more than float32 holds: lower the learning rate."
                 )
-            unit = embeddings.float() / length.clamp(min=MIN_LENGTH)
-            return LossAndGradient.apply(unit, labels, self)
+            return LossAndGradient.apply(embeddings, length.detach(), labels, self)
 
     def mine(self, similarity: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which pairs count as positives P and negatives N, both boolean (m, m).
@@ -163,37 +163,45 @@ class LossAndGradient(torch.autograd.Function):
     """The loss and its gradient in one pass: both are made of the same exponentials."""
 
     @staticmethod
-    def forward(ctx, unit: Tensor, labels: Tensor, loss: MultiSimilarityLoss) -> Tensor:
-        """Return the loss of embeddings of length 1 (m, D); keep dL/d`unit` for `backward`."""
+    def forward(
+        ctx, embeddings: Tensor, length: Tensor, labels: Tensor, loss: MultiSimilarityLoss
+    ) -> Tensor:
+        """Return the loss of embeddings e (m, D) of length (m, 1); keep dL/de for `backward`."""
+        divisor = length.clamp(min=MIN_LENGTH)
+        unit = embeddings / divisor
         similarity = unit @ unit.T  # (m, m)
         positive, negative = loss.mine(similarity, labels)
         similarity -= loss.lam
         pull, pulled = _log_one_plus_sum_exp(-loss.alpha * similarity, positive)
-        push, pushed = _log_one_plus_sum_exp(loss.beta * similarity, negative)
-        gradient = pushed.sub_(pulled)  # m · dL/dS
-        ctx.save_for_backward((gradient + gradient.T) @ unit / len(unit))  # S = u uᵀ
-        pull, push = (pull / loss.alpha).mean(), (push / loss.beta).mean()
+        push, pushed = _log_one_plus_sum_exp(similarity.mul_(loss.beta), negative)
         kept = {
-            "positives_kept": positive.sum() / len(unit),
-            "negatives_kept": negative.sum() / len(unit),
+            "positives_kept": positive.count_nonzero() / len(unit),
+            "negatives_kept": negative.count_nonzero() / len(unit),
         }
+        gradient = pushed.sub_(pulled)  # m · dL/dS
+        gradient = (gradient + gradient.T) @ unit / len(unit)  # dL/du, as S = u uᵀ
+        along = torch.einsum("md,md->m", gradient, unit)[:, None]  # does not turn u = e/|e|
+        along.masked_fill_(length < MIN_LENGTH, 0)
+        ctx.save_for_backward(gradient.addcmul_(unit, along, value=-1).div_(divisor))
+        pull, push = (pull / loss.alpha).mean(), (push / loss.beta).mean()
         loss.terms = {"pull": pull, "push": push} | kept
         # A NaN pairs with nothing and would end as a loss of 0: let it show.
         return pull + push + 0 * unit.sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """Return `grad`, dF/dL of what follows, times the gradient that was kept."""
         (gradient,) = ctx.saved_tensors  # (m, D)
-        return grad * gradient, None, None
+        return grad * gradient, None, None, None
 
 
 def _log_one_plus_sum_exp(exponents: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Return log(1 + Σ_j exp(x_ij)) over the chosen j of each row, (m,), and its gradient (m, m).
 
     The 1 stands where the pair (i, i) would; the sum is known from the share of its largest term.
+    `exponents` are overwritten.
     """
-    exponents = exponents.where(chosen, -torch.inf).fill_diagonal_(0)
+    exponents.masked_fill_(~chosen, -torch.inf).fill_diagonal_(0)
     shares = exponents.softmax(1)
     return exponents.amax(1) - shares.amax(1).log(), shares.fill_diagonal_(0)
