@@ -20,7 +20,7 @@ demo: install
 test: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-long: install
 	CUBSLIB_LONG=1 CUBSLIB_FUZZ=500 $(PY) -m pytest tests/test_kills.py tests/test_faults.py \
