@@ -1,7 +1,7 @@
 """All benchmarks, or those named, each in a process of its own: tables, JSON, curves.
 
-What was measured before stays in tests/benchmarks/results.json, and tests/SPEED.md is written from
-all of it. A machine that does nothing else is a condition.
+What was measured before stays in tests/benchmarks/results.json, one result an instruction set, and
+tests/SPEED.md is written from all of it. A machine that does nothing else is a condition.
 """
 
 import argparse
@@ -25,25 +25,28 @@ def told(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def markdown(result: dict) -> str:
-    """Return one benchmark as Markdown."""
-    columns = list(dict.fromkeys(name for row in result["rows"] for name in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[told(row[name]) if name in row else "" for name in columns]
-              for row in result["rows"]]  # fmt: skip
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    machine = ", ".join(f"{name} {told(value)}" for name, value in result["machine"].items())
-    notes = "".join(f"{note}\n\n" for note in result["notes"] if note)
-    return f"## {result['title']}\n\n{table}\n\n{notes}{machine}\n"
+def markdown(title: str, *results: dict) -> str:
+    """Return one benchmark as Markdown, a table a result."""
+    parts = [f"## {title}"]
+    for result in results:
+        columns = list(dict.fromkeys(name for row in result["rows"] for name in row))
+        lines = [columns, ["---"] * len(columns)]
+        lines += [[told(row[name]) if name in row else "" for name in columns]
+                  for row in result["rows"]]  # fmt: skip
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts += filter(None, result["notes"])
+        parts.append(", ".join(f"{name} {told(x)}" for name, x in result["machine"].items()))
+    return "\n\n".join(parts) + "\n"
 
 
 def keep(name: str, result: dict) -> None:
-    """Put a result in place of the earlier one, and write all as tables."""
+    """Put a result in place of the earlier one of its instruction set, and write all as tables."""
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found[name] = result
+    found.setdefault(name, {})[result["machine"]["instructions"]] = result
     RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    ordered = [markdown(found[part]) for part in PARTS if part in found]
-    TABLES.write_text("# Speed, measured by `make bench`\n\n" + "\n".join(ordered))
+    ordered = [[kept for _, kept in sorted(found[part].items())] for part in PARTS if part in found]
+    tables = [markdown(results[-1]["title"], *results) for results in ordered]
+    TABLES.write_text("# Speed, measured by `make bench`\n\n" + "\n".join(tables))
 
 
 def main() -> int:
@@ -67,7 +70,7 @@ def main() -> int:
             traceback.print_exc()
             failed = 1
             continue
-        print(markdown(result), flush=True)
+        print(markdown(result["title"], result), flush=True)
         if not options.quick:
             keep(name, result)
     return failed

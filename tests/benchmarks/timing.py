@@ -64,6 +64,7 @@ def this_machine() -> dict:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],  # ours is one a thread; more means a busy machine
         "torch": torch.__version__,
+        "commit": machine.checkout()["commit"],
     }
 
 
