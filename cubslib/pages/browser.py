@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from cubslib import CubsError, metrics
 from cubslib.pages import markup
 from cubslib.pages.entries import STAGES, Entry
-from cubslib.runs import settle
+from cubslib.runs import finished, settle
 
 KS = (1, 2, 4, 8)
 LARGEST = 20_000_000  # bytes of the page
@@ -109,8 +109,7 @@ def ranks(rows: NDArray, labels: NDArray) -> NDArray:
 def _arrays(entry: Entry) -> dict[str, NDArray]:
     """Read and check the run's arrays."""
     try:
-        with np.load(entry.folder / "arrays.npz", allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = finished.arrays(entry.folder)
         count = len(arrays["labels"])
         for name in STAGES:
             found = arrays[f"embeddings_{name}"]
