@@ -65,7 +65,6 @@ class Parameter:
         meaning: what it does, with its unit.
         tasks: the notebooks that have it.
         range: what `holds` accepts, in words.
-        choices: the texts that it may be; empty for any.
     """
 
     name: str
@@ -74,21 +73,20 @@ class Parameter:
     tasks: tuple[str, ...] = tuple(TASKS)
     range: str = "any"
     holds: Callable[[object], bool] = lambda value: True
-    choices: tuple[str, ...] = ()
 
 
 def _choice(name, default, meaning, tasks, *choices) -> Parameter:
     range = f"one of {', '.join(choices)}"
-    return Parameter(name, default, meaning, tasks, range, choices.__contains__, choices)
+    return Parameter(name, default, meaning, tasks, range, choices.__contains__)
 
 
 def _number(name, default, meaning, low, high, tasks=tuple(TASKS), zero=False, step=1) -> Parameter:
     """A number from `low` to `high`, a multiple of `step`; with `zero`, 0 as well."""
-    range = f"{low:,} to {high:,}" + (f", a multiple of {step}" if step > 1 else "")
-    holds = lambda n: low <= n <= high and (step == 1 or n % step == 0)  # noqa: E731
-    if zero:
-        return Parameter(name, default, meaning, tasks, f"0, or {range}",
-                         lambda n: n == 0 or holds(n))  # fmt: skip
+    range = f"{'0, or ' * zero}{low:,} to {high:,}" + f", a multiple of {step}" * (step > 1)
+
+    def holds(n) -> bool:
+        return (zero and n == 0) or (low <= n <= high and (step == 1 or n % step == 0))
+
     return Parameter(name, default, meaning, tasks, range, holds)
 
 
