@@ -8,7 +8,6 @@ Shapes: N images, D dimensions of an embedding, n queries in a block.
 """
 
 import base64
-import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -208,7 +207,6 @@ def _thumbnails(data: Path, names: list[str], room: int) -> list[str]:
 
 
 def _thumbnail(file: Path, size: tuple[int, int], quality: int) -> str:
-    packed = io.BytesIO()
     try:
         with Image.open(file) as image:
             image.draft("RGB", (2 * size[0], 2 * size[1]))  # JPEG decodes small in less time
@@ -216,5 +214,4 @@ def _thumbnail(file: Path, size: tuple[int, int], quality: int) -> str:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise CubsError(f"{file.name} is no image that can be read.") from None
     small.thumbnail(size, Image.Resampling.LANCZOS)
-    small.save(packed, "WEBP", quality=quality, method=4)
-    return base64.b64encode(packed.getvalue()).decode()
+    return base64.b64encode(markup.webp(small, quality)).decode()

@@ -90,16 +90,6 @@ class Entry:
         """How long it trained."""
         return finished.minutes(self.record, self.record["settings"])
 
-    @property
-    def timed_by(self) -> str:
-        """What its minutes are of."""
-        return finished.timed_by(self.record["settings"])
-
-    @property
-    def processor(self) -> str:
-        """What it trained on."""
-        return finished.processor(self.record)
-
     def error(self, fraction: float) -> float | None:
         """Return the standard error of a share of the test images; None if none are counted."""
         return (fraction * (1 - fraction) / self.images) ** 0.5 if self.images else None
