@@ -1,6 +1,5 @@
 """Markdown → HTML with pictures and formulas inside."""
 
-import os
 import re
 from collections.abc import Mapping
 from html import escape
@@ -85,7 +84,7 @@ class _Renderer(IPythonRenderer):
 
     def _src_to_base64(self, src: str) -> str | None:
         """Take in a picture that lies beside the notebook, and no other file."""
-        kind = SUFFIXES.get(os.path.splitext(src)[1].lower())
+        kind = SUFFIXES.get(Path(src).suffix.lower())
         if self.folder is None or kind is None or "\0" in src:
             return None
         root = self.folder.resolve()

@@ -80,8 +80,11 @@ def mined(run: Run, stage: str) -> Table:
     embeddings, labels = embeddings[batch], labels[batch]
     cosines, rows = embeddings @ embeddings.T, []
     positive, negative = losses.MultiSimilarityLoss(mining="all").mine(cosines, labels)
+    how = {name: run[name] for name in ("alpha", "beta", "lam", "mining")}
+    if how["mining"] == losses.CONTROL:  # it mines nothing: the paper's rule is shown
+        how["mining"] = "paper"
     for margin in sorted({*MARGINS, run["margin"]}):
-        criterion = multi_similarity(run, margin=margin)
+        criterion = losses.MultiSimilarityLoss(margin=margin, **how)
         kept = criterion.mine(cosines, labels)
         rows.append(
             {
@@ -111,15 +114,6 @@ def terms(run: Run) -> Markdown:
         f"From the first epoch to the last: {', '.join(told)}; an image of a batch of {batch} has "
         f"{IMAGES_PER_CLASS - 1} positives and up to {batch - IMAGES_PER_CLASS} negatives."
     )
-
-
-def multi_similarity(run: Run, **changed: float) -> losses.MultiSimilarityLoss:
-    """Return the loss with the run's parameters, those of `changed` in their place."""
-    names = ("alpha", "beta", "lam", "margin", "mining")
-    values = {name: run[name] for name in names} | changed
-    if values["mining"] == losses.CONTROL:  # it mines nothing: the paper's rule is shown
-        values["mining"] = "paper"
-    return losses.MultiSimilarityLoss(**values)
 
 
 def neighbours(run: Run, queries: int = 6, count: int = 8) -> Markdown:

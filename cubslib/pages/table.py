@@ -35,7 +35,7 @@ class Table:
         names = [name for name in names if any(row[name] for row in text)]
         return [names, *([row[name] or "–" for name in names] for row in text)]
 
-    def html(self) -> str:
+    def _repr_html_(self) -> str:
         """Return the table as HTML."""
         names, *rows = self.grid()
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
@@ -54,9 +54,6 @@ class Table:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.html()
 
 
 def table(found: Iterable[tuple]) -> Table:
