@@ -131,8 +131,7 @@ def _changed(folder: Path, record: dict) -> dict[str, object]:
         asked = json.loads((folder / "settings.json").read_text())["asked"]
     except (OSError, ValueError, KeyError, TypeError):
         return {"seed": record["seed"]} if record["seed"] else {}
-    default = parameters.defaults(record["task"])
-    return {name: value for name, value in asked.items() if value != default.get(name)}
+    return parameters.changed(record["task"], asked)
 
 
 def _counts(folder: Path) -> tuple[int, int]:

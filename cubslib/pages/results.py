@@ -83,10 +83,9 @@ def _groups(found: Sequence[Found]) -> list[list[Found]]:
 
 def _settings(record: dict, **more) -> str:
     """Return what of a run is not at its default, with what the recipe or val chose, and `more`."""
-    settings, default = record["settings"], parameters.defaults(record["task"])
-    told = {"preset": settings["preset"]}
-    asked = record.get("asked", {}).items()
-    told |= {name: x for name, x in asked if x != default.get(name) and name not in TOLD}
+    settings, told = record["settings"], {"preset": record["settings"]["preset"]}
+    asked = parameters.changed(record["task"], record.get("asked", {}))
+    told |= {name: value for name, value in asked.items() if name not in TOLD}
     told |= {name: settings[name] for name in ("fashion", "init_from") if name in settings}
     return ", ".join(f"{name}={value}" for name, value in (told | more).items())
 

@@ -149,6 +149,12 @@ def defaults(task: str) -> dict[str, object]:
     return {name: row.default for name, row in table(task).items()}
 
 
+def changed(task: str, asked: dict[str, object]) -> dict[str, object]:
+    """Return those of `asked` that are not at their default."""
+    default = defaults(task)
+    return {name: value for name, value in asked.items() if value != default.get(name)}
+
+
 def check(task: str, given: dict[str, object]) -> dict[str, object]:
     """Return all parameters of `task`, those `given` in place of the defaults.
 
@@ -233,11 +239,9 @@ def run_name(task: str, asked: dict) -> str:
     >>> run_name("T4", check("T4", {"margin": 0.2}))
     'T4_retrieval,margin=0.2'
     """
-    default = defaults(task)
     parts = [
         f"{name}={re.sub(r'[^A-Za-z0-9.+_-]', '_', str(value))}"
-        for name, value in compared(asked).items()
-        if value != default[name]
+        for name, value in compared(changed(task, asked)).items()
     ]
     name = ",".join([TASKS[task].notebook, *parts])
     return name if len(name) <= LONGEST_NAME else f"{name[:183]},{fingerprint(name)}"
@@ -249,12 +253,8 @@ def command(task: str, asked: dict, **changes: object) -> str:
     >>> command("T1", check("T1", {"seed": 1, "run_dir": "mine"}), lr=0.05)
     'python -m cubslib run T1 -p lr 0.05 -p seed 1'
     """
-    default = defaults(task) | {"run_dir": asked["run_dir"], "restart": asked["restart"]}
-    pairs = [
-        f" -p {name} {shlex.quote(str(value))}"
-        for name, value in (asked | changes).items()
-        if value != default[name]
-    ]
+    told = changed(task, asked | {"run_dir": "", "restart": False} | changes)
+    pairs = [f" -p {name} {shlex.quote(str(value))}" for name, value in told.items()]
     return f"python -m cubslib run {task}" + "".join(pairs)
 
 
