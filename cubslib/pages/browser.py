@@ -8,7 +8,6 @@ Shapes: N images, D dimensions of an embedding, n queries in a block.
 """
 
 import base64
-import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from PIL import Image, ImageOps
 from cubslib import CubsError, metrics
 from cubslib.pages import markup
 from cubslib.pages.entries import STAGES, Entry
-from cubslib.runs import settle
+from cubslib.runs import finished, settle
 
 KS = (1, 2, 4, 8)
 LARGEST = 20_000_000  # bytes of the page
@@ -45,29 +44,24 @@ def browser(entry: Entry, data: Path, path: Path, address: str) -> None:
     """
     arrays = _arrays(entry)
     labels, names = arrays["labels"], [str(name) for name in arrays["names"]]
-    numbers, classes = _classes(labels, arrays["classes"])
-    stages = [_stage(entry, name, arrays) for name in STAGES]
-    texts = [base64.b64encode(rows.tobytes()).decode() for rows, _ in stages]
+    _, first, numbers = np.unique(labels, return_index=True, return_inverse=True)
+    classes = [str(name) for name in arrays["classes"][first]]
+    rows, stages = zip(*(_stage(entry, name, arrays) for name in STAGES), strict=True)
+    texts = [base64.b64encode(each.tobytes()).decode() for each in rows]
     _refuse_other_data(entry, data, names)
     thumbs = _thumbnails(data, names, LARGEST - 300_000 - sum(map(len, texts)))
     values = {
         "names": names,
-        "labels": numbers,
+        "labels": numbers.tolist(),
         "classes": classes,
         "makes": [make(name) for name in classes],
         "bodies": [body(name) for name in classes],
-        "stages": [told for _, told in stages],
+        "stages": stages,
     }
-    rows = [
-        {"stage": told["name"], "name": STAGES[told["name"]], "k": k,
-         "record": f"{100 * told['record'][k]:.3f} %",
-         "rounded": f"{100 * told['rounded'][k]:.3f} %"}
-        for _, told in stages for k in map(str, KS)
-    ]  # fmt: skip
     markup.write(
         path, "browser.html.j2", ("browser.js",), title=f"{entry.name}: the images and their "
-        "neighbours", entry=entry, address=address, rows=rows, data=markup.block(values),
-        thumbs=markup.block(thumbs), stages=texts, agreement=_agreement(stages),
+        "neighbours", entry=entry, address=address, stages=stages, agreement=_agreement(stages),
+        data=markup.block(values), thumbs=markup.block(thumbs), texts=texts,
     )  # fmt: skip
 
 
@@ -109,8 +103,7 @@ def ranks(rows: NDArray, labels: NDArray) -> NDArray:
 def _arrays(entry: Entry) -> dict[str, NDArray]:
     """Read and check the run's arrays."""
     try:
-        with np.load(entry.folder / "arrays.npz", allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = finished.arrays(entry.folder)
         count = len(arrays["labels"])
         for name in STAGES:
             found = arrays[f"embeddings_{name}"]
@@ -144,13 +137,13 @@ def _stage(entry: Entry, name: str, arrays: dict[str, NDArray]) -> tuple[NDArray
     }
 
 
-def _agreement(stages: list[tuple[NDArray, dict]]) -> str:
+def _agreement(stages: tuple[dict, ...]) -> str:
     wrong = [f"{told['name']}, K {k}: the record says {told['record'][k]!r}, the embeddings give "
-             f"{told['exact'][k]!r}" for _, told in stages for k in told["record"]
+             f"{told['exact'][k]!r}" for told in stages for k in told["record"]
              if told["record"][k] != told["exact"][k]]  # fmt: skip
     if wrong:
         return f"✗ The record and the run's embeddings do not agree: {'; '.join(wrong)}."
-    apart = max(abs(value) for _, told in stages for value in told["apart"].values())
+    apart = max(abs(value) for told in stages for value in told["apart"].values())
     return ("When this page was made the library found the record's numbers in the unrounded "
             f"embeddings, to the last digit; rounding moves at most {apart} hits.")  # fmt: skip
 
@@ -166,12 +159,6 @@ def _refuse_other_data(entry: Entry, data: Path, names: list[str]) -> None:
                         f"({error}).") from None  # fmt: skip
     if here["data_fingerprint"] != record["data_fingerprint"] or test.names != names:
         raise CubsError(f"{data.name} under data_root holds other images than those of the run.")
-
-
-def _classes(labels: NDArray, of_image: NDArray) -> tuple[list[int], list[str]]:
-    """Return labels from 0, and the name of each."""
-    _, first, numbers = np.unique(labels, return_index=True, return_inverse=True)
-    return numbers.tolist(), [str(of_image[i]) for i in first]
 
 
 def make(name: str) -> str:
@@ -209,7 +196,6 @@ def _thumbnails(data: Path, names: list[str], room: int) -> list[str]:
 
 
 def _thumbnail(file: Path, size: tuple[int, int], quality: int) -> str:
-    packed = io.BytesIO()
     try:
         with Image.open(file) as image:
             image.draft("RGB", (2 * size[0], 2 * size[1]))  # JPEG decodes small in less time
@@ -217,5 +203,4 @@ def _thumbnail(file: Path, size: tuple[int, int], quality: int) -> str:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise CubsError(f"{file.name} is no image that can be read.") from None
     small.thumbnail(size, Image.Resampling.LANCZOS)
-    small.save(packed, "WEBP", quality=quality, method=4)
-    return base64.b64encode(packed.getvalue()).decode()
+    return base64.b64encode(markup.webp(small, quality)).decode()

@@ -90,16 +90,6 @@ class Entry:
         """How long it trained."""
         return finished.minutes(self.record, self.record["settings"])
 
-    @property
-    def timed_by(self) -> str:
-        """What its minutes are of."""
-        return finished.timed_by(self.record["settings"])
-
-    @property
-    def processor(self) -> str:
-        """What it trained on."""
-        return finished.processor(self.record)
-
     def error(self, fraction: float) -> float | None:
         """Return the standard error of a share of the test images; None if none are counted."""
         return (fraction * (1 - fraction) / self.images) ** 0.5 if self.images else None
@@ -118,7 +108,7 @@ class Entry:
 
 
 def entry(folder: Path, record: dict) -> Entry:
-    """Read what the pages need of a finished run.
+    """Read what the pages need of a finished run, whose record `finished.read` has checked.
 
     Raises:
         CubsError: its record or its history lacks something.
@@ -126,12 +116,8 @@ def entry(folder: Path, record: dict) -> Entry:
     try:
         history = from_csv((folder / "history.csv").read_text())
         found = Entry(folder, record, history, _changed(folder, record), *_counts(folder))
-        numbers = [found.headline, found.minutes, record["num_parameters"], record["seed"]]
-        numbers += [value for _, values in table(found)[1] for value in values]
-        texts = [record[key] for key in ("protocol", "hardware", "finished", "dataset")]
-        texts += record["versions"]
-        good = history and np.isfinite(np.array(numbers, float)).all() and "" not in texts
-        good = good and all(isinstance(text, str) for text in texts) and found.order
+        numbers = [found.headline, found.minutes, *(x for _, row in table(found)[1] for x in row)]
+        good = history and np.isfinite(np.array(numbers, float)).all() and found.order
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CubsError(f"{folder.name} cannot be shown: its record or history.csv lacks "
                         f"something ({error}); restore them.") from None  # fmt: skip
@@ -145,14 +131,13 @@ def _changed(folder: Path, record: dict) -> dict[str, object]:
         asked = json.loads((folder / "settings.json").read_text())["asked"]
     except (OSError, ValueError, KeyError, TypeError):
         return {"seed": record["seed"]} if record["seed"] else {}
-    default = parameters.defaults(record["task"])
-    return {name: value for name, value in asked.items() if value != default.get(name)}
+    return parameters.changed(record["task"], asked)
 
 
 def _counts(folder: Path) -> tuple[int, int]:
     try:
         with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-            labels = file["labels"]
+            labels = file["labels"]  # alone: the rest is large
     except Exception:  # many kinds for what is no such file
         return 0, 0
     return len(labels), len(np.unique(labels))

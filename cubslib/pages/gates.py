@@ -46,7 +46,7 @@ def functions(run: Run) -> Markdown:
     """Draw what attention over scalars is: for one image a function f of the query, by block."""
     inputs = inside.block_inputs(load(run.folder), _images(run, run.val, 1))
     panels, ranges = {}, []
-    for name, block, x in (inputs[0], inputs[1]):
+    for name, block, x in inputs[:2]:
         queries, found = (values[0] for values in inside.attended(block, x))
         order = queries.argsort()
         grid = torch.linspace(0, len(order) - 1, 64).long()

@@ -56,11 +56,9 @@ def _place(page: Notebook | None, pattern: str) -> tuple[str, str]:
     """Return the first block that says it, and the heading that it stands under."""
     under = page.title if page else ""
     for block in page.blocks if page else ():
-        if block.kind == "text":
-            heads = re.findall(r"^#+ +(.+?)\s*$", block.said, re.MULTILINE)
+        text = block.said if block.kind == "text" else ""
+        heads = re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE) or [under]
         if re.search(pattern, block.said):
-            own = block.kind == "text" and heads
-            return block.place, re.sub(r"[*_`$]", "", heads[0] if own else under)
-        if block.kind == "text" and heads:
-            under = heads[-1]
+            return block.place, re.sub(r"[*_`$]", "", heads[0])
+        under = heads[-1]
     return "", ""

@@ -23,9 +23,7 @@ def write(
         remarks: what else there is to say.
     """
     best = heads(runs)
-    groups = {False: [], True: []}
-    for run in runs:
-        groups[run.entry.sample].append(run)
+    real, drawn = ([run for run in runs if run.entry.sample == sample] for sample in (False, True))
     pages = {task: run.notebook for task, run in best.items() if run.notebook}
     return markup.write(
         path,
@@ -33,8 +31,8 @@ def write(
         ("index.js",),
         title="Recognition and retrieval: results",
         cards=[_card(task, best.get(task), runs, browsed) for task in TASKS],
-        real=_group(groups[False]),
-        drawn=_group(groups[True]),
+        real=_group(real),
+        drawn=_group(drawn),
         evidence=handout.evidence(pages),
         best=best,
         skipped=skipped,
@@ -44,10 +42,8 @@ def write(
 
 def heads(runs: list[Shown]) -> dict[str, Shown]:
     """Return the run that heads each task."""
-    found = {}
-    for run in sorted(runs, key=lambda run: (bool(run.aside), run.entry.order)):
-        found.setdefault(run.entry.task, run)
-    return found
+    ordered = sorted(runs, key=lambda run: (bool(run.aside), run.entry.order))
+    return {run.entry.task: run for run in reversed(ordered)}  # the first of a task stays
 
 
 def _card(task: str, head: Shown | None, runs: list[Shown], browsed: set[str]) -> dict:

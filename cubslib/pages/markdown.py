@@ -1,11 +1,10 @@
 """Markdown → HTML with pictures and formulas inside."""
 
-import base64
-import os
 import re
 from collections.abc import Mapping
 from html import escape
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 from markupsafe import Markup
@@ -60,15 +59,11 @@ class _Renderer(IPythonRenderer):
     def heading(self, text: str, level: int, **attrs: object) -> str:
         if self.headings is None:
             return f'<p class="loud"><strong>{text}</strong></p>\n'
-        place, level, taken = slug(text), max(level, 2), {found[1] for found in self.headings}
-        number = next(n for n in range(1, 10**6) if self._place(place, n) not in taken)
-        plain = Markup(text).striptags()
-        self.headings.append((level, self._place(place, number), plain))
-        return f'<h{level} id="{self._place(place, number)}">{text}</h{level}>\n'
-
-    @staticmethod
-    def _place(place: str, number: int) -> str:
-        return place if number == 1 else f"{place}-{number}"
+        first, level, taken = slug(text), max(level, 2), {found[1] for found in self.headings}
+        places = (first if n == 1 else f"{first}-{n}" for n in count(1))
+        place = next(place for place in places if place not in taken)
+        self.headings.append((level, place, Markup(text).striptags()))
+        return f'<h{level} id="{place}">{text}</h{level}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         place = slug(url[1:]) and f"#{slug(url[1:])}" if url[:1] == "#" else url
@@ -89,7 +84,7 @@ class _Renderer(IPythonRenderer):
 
     def _src_to_base64(self, src: str) -> str | None:
         """Take in a picture that lies beside the notebook, and no other file."""
-        kind = SUFFIXES.get(os.path.splitext(src)[1].lower())
+        kind = SUFFIXES.get(Path(src).suffix.lower())
         if self.folder is None or kind is None or "\0" in src:
             return None
         root = self.folder.resolve()
@@ -108,6 +103,5 @@ def formula(tex: str, kind: str) -> str:
             depth = math_to_image(f"${tex}$", drawn, prop=size, format="svg")
     except ValueError:
         return f"<code>{escape(tex)}</code>"
-    data = base64.b64encode(drawn.getvalue()).decode()
     look = f'class="{kind}" style="vertical-align: -{depth}pt" alt="{escape(tex)}"'
-    return f'<img {look} src="data:image/svg+xml;base64,{data}">'
+    return f'<img {look} src="{picture(drawn.getvalue(), "image/svg+xml")}">'

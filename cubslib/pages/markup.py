@@ -6,6 +6,7 @@ Content-Security-Policy lets a browser run no script but ours.
 
 import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from pathlib import Path
 import nh3
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from cubslib import CubsError
 from cubslib.disk import whole
@@ -83,6 +85,13 @@ def _attribute(name: str, value: str, pages: Collection[str]) -> str | None:
 def picture(content: bytes, kind: str) -> str:
     """Return the address that holds a picture, `kind` being its MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def webp(image: Image.Image, quality: int) -> bytes:
+    """Return a picture packed as WebP; `quality` is 0 to 100."""
+    packed = io.BytesIO()
+    image.convert("RGB").save(packed, "WEBP", quality=quality)
+    return packed.getvalue()
 
 
 def block(value: object) -> Markup:

@@ -23,7 +23,7 @@ from pygments.lexers import PythonLexer
 
 from cubslib import CubsError
 from cubslib.pages.markdown import markdown
-from cubslib.pages.markup import clean, picture
+from cubslib.pages.markup import clean, picture, webp
 
 LARGE = 150_000  # bytes of a picture that is worth packing closer
 ROWS = 300  # of a figure's numbers that the page shows; the CSV has all
@@ -126,7 +126,7 @@ def blocks(
 
 def hashes(figures: Path | None) -> dict[str, Path]:
     """Return the run's pictures by the digest of their bytes."""
-    files = sorted(figures.glob("*.png")) if figures and figures.is_dir() else []
+    files = sorted(figures.glob("*.png")) if figures else []
     return {_digest(file.read_bytes()): file for file in files}
 
 
@@ -179,22 +179,14 @@ def _figure(content: bytes, kind: str, alt: str, file: Path | None) -> Figure | 
         with Image.open(io.BytesIO(content), formats=[KINDS[kind]]) as image:
             alt = alt or str(image.info.get("Description", ""))
             width = image.width
-            if len(content) > LARGE:
-                content, kind = _packed(image, content, kind)
+            if len(content) > LARGE and len(packed := webp(image, 88)) < len(content):
+                content, kind = packed, "image/webp"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     shown = _numbers(file) if file else None
     name = file.stem if file else ""
     alt = alt or "A figure without description."
     return Figure(picture(content, kind), alt, width, shown, name)
-
-
-def _packed(image: Image.Image, content: bytes, kind: str) -> tuple[bytes, str]:
-    """Pack a large picture closer, where that makes it smaller."""
-    packed = io.BytesIO()
-    image.convert("RGB").save(packed, "WEBP", quality=88, method=4)
-    smaller = packed.getvalue()
-    return (smaller, "image/webp") if len(smaller) < len(content) else (content, kind)
 
 
 def _numbers(file: Path) -> Numbers | None:

@@ -101,10 +101,11 @@ def write(
         (2, f"s-figure-{drawn.name}", drawn.name.replace("_", " ").capitalize())
         for drawn in figures
     ]  # fmt: skip
-    told = {"title": shown.title if shown else entry.name, "contents": contents, "blocks": blocks}
-    told |= {"figures": figures, "entry": entry, "browser": browser, "around": around}
-    told |= {"picture": lead(figures, blocks), "entries": entries, "plain": _plain}
-    return markup.write(html, "run.html.j2", **told)
+    return markup.write(
+        html, "run.html.j2", title=shown.title if shown else entry.name, contents=contents,
+        blocks=blocks, figures=figures, picture=lead(figures, blocks), entry=entry, browser=browser,
+        around=around, entries=entries, finished=finished, plain=_plain,
+    )  # fmt: skip
 
 
 def _plain(value: object) -> str:
@@ -130,6 +131,4 @@ def _small(address: str, width: int = 720) -> str:
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
         image = image.convert("RGB")
     image.thumbnail((width, 2 * width))
-    packed = io.BytesIO()
-    image.save(packed, "WEBP", quality=75)
-    return markup.picture(packed.getvalue(), "image/webp")
+    return markup.picture(markup.webp(image, 75), "image/webp")

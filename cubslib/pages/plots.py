@@ -79,13 +79,11 @@ def curves(history: Sequence[Mapping], one_loss: bool = True) -> Figure:
     scored = {key for row in history for key, value in row.items() if value not in (None, "")}
     panels += [(key, fits) for key in list(names)[1:] if key in scored]
     figure = Figure(figsize=(1.5 + 4.2 * len(panels), 3.8))
-    said = []
-    for ax, (key, own) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    axes, said = figure.subplots(1, len(panels), squeeze=False)[0], []
+    for ax, (key, own) in zip(axes, panels, strict=True):
         title = names[key] if len(own) == len(fits) else f"{names[key]}, {own[0]}"
         drawn = _lines(ax, [row for row in history if row["fit"] in own], key)
-        said += [f"{title}: {'; '.join(drawn)}."]
+        said.append(f"{title}: {'; '.join(drawn)}.")
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid()

@@ -69,13 +69,8 @@ def recipes(run: Run) -> Table:
     by_fit = run["recipes"]
     if all(recipe == next(iter(by_fit.values())) for recipe in by_fit.values()):
         by_fit = {", ".join(by_fit): next(iter(by_fit.values()))}
-    names = next(iter(by_fit.values()))
-    return Table(
-        [
-            {"recipe": name} | {fit: _plain(recipe[name]) for fit, recipe in by_fit.items()}
-            for name in names
-        ]
-    )
+    return Table([{"recipe": name} | {fit: _plain(recipe[name]) for fit, recipe in by_fit.items()}
+                  for name in next(iter(by_fit.values()))])  # fmt: skip
 
 
 def _plain(value: object) -> object:

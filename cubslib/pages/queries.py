@@ -15,6 +15,7 @@ from cubslib.augment import prepare
 from cubslib.blocks import CubsBlock1
 from cubslib.controls import STAGES
 from cubslib.pages import browser, pictures, plots
+from cubslib.pages.retrieval import embedded, nearest
 from cubslib.pages.table import Table
 from cubslib.runs import Run
 from cubslib.training import load
@@ -24,7 +25,7 @@ NEAREST = 8
 
 def classes(run: Run) -> Markdown:
     """Show Recall@1 of the classes that the final embedding finds best and worst."""
-    hits = (metrics.nearer_negatives(*_stage(run, "embedding")) < 1).double()
+    hits = (metrics.nearer_negatives(*embedded(run, "embedding")) < 1).double()
     targets = run.test.targets
     recall = torch.zeros(len(run.test.classes)).double().index_add_(0, targets, hits)
     recall /= targets.bincount()
@@ -43,25 +44,19 @@ def before_and_after(run: Run, queries: int = 2) -> Markdown:
         run: a finished run.
         queries: of each kind.
     """
-    nearest, right = {}, {}
-    for stage in STAGES:
-        embeddings, labels = _stage(run, stage)
-        _, nearest[stage] = metrics.neighbours(
-            embeddings, embeddings, NEAREST, torch.arange(len(labels))
-        )
-        right[stage] = labels[nearest[stage]] == labels[:, None]  # (N, 8)
-    before, after = (right[stage].sum(1) for stage in STAGES)
+    stages = [nearest(run, stage, NEAREST) for stage in STAGES]
+    _, found, right = (torch.stack(both, 1) for both in zip(*stages, strict=True))  # (N, 2, 8)
+    before, after = right.sum(2).unbind(1)
     order = (after - before).argsort(descending=True, stable=True)
     chosen = torch.cat([order[:queries], order[-queries:].flip(0)])
-    rows = chosen.repeat_interleave(2)
-    found = torch.stack([nearest[stage][chosen] for stage in STAGES], 1).flatten(0, 1)
-    hits = torch.stack([right[stage][chosen] for stage in STAGES], 1).flatten(0, 1)
+    rows, nearest_rows = chosen.repeat_interleave(2), found[chosen].flatten(0, 1)
     names = [run.test.classes[target] for target in run.test.targets[rows]]
     titles = [f"{('before', 'after')[i % 2]}: {name}" for i, name in enumerate(names)]
-    images = run.test.read(found.flatten()).unflatten(0, found.shape)
+    images = run.test.read(nearest_rows.flatten()).unflatten(0, nearest_rows.shape)
+    hits = right[chosen].flatten(0, 1)
     drawn = pictures.gallery(run.test.read(rows), images, hits, titles)
     plots.show(drawn, run.figure("before_and_after"))
-    one, two = (right[stage][:, 0] for stage in STAGES)
+    one, two = right[:, :, 0].unbind(1)
     both, lost, won = (x.sum().item() for x in (one & two, one & ~two, ~one & two))
     return Markdown(
         "The same queries before and after the second stage, first those that gained most, then "
@@ -77,14 +72,12 @@ def gates(run: Run) -> Markdown:
     places, as the share of the activation that it lets through at each place,
     Σ_c gate_c x_c / Σ_c x_c. Both are of the residual block where they vary most over places.
     """
-    embeddings, labels = _stage(run, "embedding")
-    cosines, found = metrics.neighbours(embeddings, embeddings, 1, torch.arange(len(labels)))
-    right = labels[found[:, 0]] == labels
+    cosines, found, right = (x[:, 0] for x in nearest(run, "embedding", 1))
     pairs, titles = [], []
     for kind, those in (("right", right), ("wrong", ~right)):
         if those.any():
-            query = cosines[:, 0].where(those, -2).argmax()
-            pairs += [query.item(), found[query, 0].item()]
+            query = cosines.where(those, -2).argmax()
+            pairs += [query.item(), found[query].item()]
             titles += [f"{kind}: query", f"{kind}: nearest"]
     images, told = run.test.read(pairs), []
     maps = _maps(load(run.folder), prepare(images, run["image_size"]))
@@ -116,17 +109,16 @@ def mixed_up(run: Run) -> Table | Markdown:
     They are read from the classes' names; a part that fewer than half of the classes tell is left
     out. Chance is an image of another class, drawn at random.
     """
-    embeddings, labels = _stage(run, "embedding")
-    _, found = metrics.neighbours(embeddings, embeddings, 1, torch.arange(len(labels)))
-    found, names, rows = found[:, 0], run.test.classes, []
-    wrong = labels[found] != labels
+    _, found, right = (x[:, 0] for x in nearest(run, "embedding", 1))
+    labels, names, rows = run.test.labels, run.test.classes, []
     parts = {"make": browser.make, "body type": browser.body, "year": _year}
     for part, read in parts.items():
         kinds, number = np.unique([read(name) for name in names], return_inverse=True)
-        if np.mean([bool(read(name)) for name in names]) < 0.5 or not wrong.any():
+        told = torch.from_numpy((kinds != "")[number])  # of each class
+        if told.float().mean() < 0.5 or right.all():
             continue
         kind = torch.from_numpy(number)[run.test.targets]  # (N,)
-        known = wrong & torch.tensor([bool(kinds[k]) for k in kind.tolist()])
+        known = ~right & told[run.test.targets]
         same = kind[known, None] == kind
         other = labels[known, None] != labels
         rows.append({
@@ -149,9 +141,3 @@ def _year(name: str) -> str:
     """
     found = re.search(r"\b(19|20)\d\d$", name)
     return found[0] if found else ""
-
-
-def _stage(run: Run, stage: str) -> tuple[Tensor, Tensor]:
-    """Return a finished run's embeddings (N, D) after a stage and their labels (N,)."""
-    arrays = run.arrays
-    return torch.from_numpy(arrays[f"embeddings_{stage}"]), torch.from_numpy(arrays["labels"])

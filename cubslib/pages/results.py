@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cubslib import CubsError, machine
 from cubslib.disk import whole
-from cubslib.pages import entries, plots
+from cubslib.pages import entries, plots, table
 from cubslib.runs import finished, parameters, published
 from cubslib.runs.history import from_csv
 
@@ -65,9 +65,9 @@ def _results(found: Sequence[Found]) -> str:
         return ""
     groups = _groups(found)
     tables = [
-        _table([_recognition(group) for group in groups if group[0][1]["task"] != "T4"]),
-        _table([row for group in groups if group[0][1]["task"] == "T4" for row in _stages(group)]),
-    ]
+        _table([row for group in groups if (group[0][1]["task"] == "T4") == last
+                for row in _rows(group)]) for last in (False, True)
+    ]  # fmt: skip
     parts = ["## Results", *filter(None, tables), _caption(found)]
     figure = curves(found)
     if figure is not None:
@@ -83,32 +83,26 @@ def _groups(found: Sequence[Found]) -> list[list[Found]]:
 
 def _settings(record: dict, **more) -> str:
     """Return what of a run is not at its default, with what the recipe or val chose, and `more`."""
-    settings, default = record["settings"], parameters.defaults(record["task"])
-    told = {"preset": settings["preset"]}
-    asked = record.get("asked", {}).items()
-    told |= {name: x for name, x in asked if x != default.get(name) and name not in TOLD}
+    settings, told = record["settings"], {"preset": record["settings"]["preset"]}
+    asked = parameters.changed(record["task"], record.get("asked", {}))
+    told |= {name: value for name, value in asked.items() if name not in TOLD}
     told |= {name: settings[name] for name in ("fashion", "init_from") if name in settings}
     return ", ".join(f"{name}={value}" for name, value in (told | more).items())
 
 
-def _recognition(group: list[Found]) -> dict[str, str]:
-    fits = [record["settings"].get("fashion", "classification") for _, record in group]
-    scores = {f"{split} top-{k} %": [record[split][f"top{k}"] for _, record in group]
-              for split, k in (("test", 1), ("test", 5), ("val", 1))}  # fmt: skip
-    return _row(group, scores, fits)
-
-
-def _stages(group: list[Found]) -> list[dict[str, str]]:
-    """Return T4's rows, one a stage."""
-    rows = []
-    for stage in group[0][1]["recall"]:
-        by_k = {f"R@{k} %": [record["recall"][stage][k] for _, record in group]
-                for k in group[0][1]["recall"][stage]}  # fmt: skip
-        rows.append({"run": "", "stage": stage} | _row(group, by_k, [stage] * len(group)))
+def _rows(group: list[Found]) -> list[dict[str, str]]:
+    """Return the rows of runs that differ in the seed alone: one, T4's one a stage."""
+    scored, rows = [table.scores(record) for _, record in group], []
+    for fits in zip(*scored, strict=True):  # T3's seeds may have chosen different ones
+        found = [own[fit] for own, fit in zip(scored, fits, strict=True)]
+        shares = {f"{name} %".replace("recall @", "R@"): [own[name] for own in found]
+                  for name in found[0]}  # fmt: skip
+        stage = {"run": "", "stage": fits[0]} if group[0][1]["task"] == "T4" else {}
+        rows.append(stage | _row(group, shares, fits))
     return rows
 
 
-def _row(group: list[Found], scores: dict[str, list[float]], fits: list[str]) -> dict[str, str]:
+def _row(group: list[Found], scores: dict[str, list[float]], fits: Sequence) -> dict[str, str]:
     """Return the cells of runs that differ in the seed alone, each with one of its `fits`."""
     _, record = group[0]
     first, *others = scores.items()
@@ -150,23 +144,21 @@ def _error(shares: list[float], images: int) -> str:
 
 def _fits(folder: Path) -> dict[str, list[dict]]:
     """Return the rows of a published history by fit; none where it is not there (scored apart)."""
-    path, fits = folder / "history.csv", {}
+    path = folder / "history.csv"
     try:
-        for row in from_csv(path.read_text("utf-8")) if path.exists() else []:
-            fits.setdefault(row["fit"], []).append(row)
+        return table.by_fit(from_csv(path.read_text("utf-8")) if path.exists() else [])
     except (OSError, ValueError):
         raise CubsError(f"notebooks/results/{folder.name}/history.csv cannot be read: restore it, "
                         "or publish the run again.") from None  # fmt: skip
-    return fits
 
 
 def _table(rows: list[dict[str, str]]) -> str:
     """Return rows as a Markdown table, an empty cell as a dash."""
     if not rows:
         return ""
-    names = list(rows[0])
+    names, *cells = table.Table(rows).grid()
     lines = [names, ["---"] * len(names)]
-    lines += [[(row.get(name) or "–").replace("|", "\\|") for name in names] for row in rows]
+    lines += [[cell.replace("|", "\\|") for cell in line] for line in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -1,4 +1,7 @@
-"""What T4 shows of its galleries: recall, similarities, mined pairs, neighbours."""
+"""What T4 shows of its galleries: recall, similarities, mined pairs, neighbours.
+
+Shapes: N images, D dimensions of an embedding, K neighbours of each.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -29,21 +32,15 @@ def seen_and_unseen(run: Run) -> Table:
 
     Both on the same number of images a class, the first ones; chance stands beside each.
     """
-    rows = []
-    for stage in controls.STAGES:
-        seen, labels = _gallery(run, stage, True)
-        unseen, others = _gallery(run, stage, False)
-        first = scoring.first_of_each(others, scoring.FIRST)
-        unseen, others = unseen[first], others[first]
-        rows.append(
-            {
-                "stage": stage,
-                "Recall@1, seen classes": f"{metrics.recall_at_k(seen, labels, (1,))[1]:.1%}",
-                "chance, seen": f"{metrics.chance(labels, (1,))[1]:.1%}",
-                "Recall@1, unseen classes": f"{metrics.recall_at_k(unseen, others, (1,))[1]:.1%}",
-                "chance, unseen": f"{metrics.chance(others, (1,))[1]:.1%}",
-            }
-        )
+    rows = [{"stage": stage} for stage in controls.STAGES]
+    for row in rows:
+        for side in ("seen", "unseen"):
+            embeddings, labels = embedded(run, row["stage"], seen=side == "seen")
+            first = scoring.first_of_each(labels, scoring.FIRST)
+            embeddings, labels = embeddings[first], labels[first]
+            recall = metrics.recall_at_k(embeddings, labels, (1,))[1]
+            row[f"Recall@1, {side} classes"] = f"{recall:.1%}"
+            row[f"chance, {side}"] = f"{metrics.chance(labels, (1,))[1]:.1%}"
     return Table(rows)
 
 
@@ -78,13 +75,16 @@ def mined(run: Run, stage: str) -> Table:
             each training class, not augmented.
         stage: whose embeddings are compared, `classification` or `embedding`.
     """
-    embeddings, labels = _gallery(run, stage, True)
+    embeddings, labels = embedded(run, stage, seen=True)
     batch = class_balanced(labels, run.recipe("embedding").batch_size, run.seed, "embedding", 0)[0]
     embeddings, labels = embeddings[batch], labels[batch]
     cosines, rows = embeddings @ embeddings.T, []
     positive, negative = losses.MultiSimilarityLoss(mining="all").mine(cosines, labels)
+    how = {name: run[name] for name in ("alpha", "beta", "lam", "mining")}
+    if how["mining"] == losses.CONTROL:  # it mines nothing: the paper's rule is shown
+        how["mining"] = "paper"
     for margin in sorted({*MARGINS, run["margin"]}):
-        criterion = multi_similarity(run, margin=margin)
+        criterion = losses.MultiSimilarityLoss(margin=margin, **how)
         kept = criterion.mine(cosines, labels)
         rows.append(
             {
@@ -116,24 +116,13 @@ def terms(run: Run) -> Markdown:
     )
 
 
-def multi_similarity(run: Run, **changed: float) -> losses.MultiSimilarityLoss:
-    """Return the loss with the run's parameters, those of `changed` in their place."""
-    names = ("alpha", "beta", "lam", "margin", "mining")
-    values = {name: run[name] for name in names} | changed
-    if values["mining"] == losses.CONTROL:  # it mines nothing: the paper's rule is shown
-        values["mining"] = "paper"
-    return losses.MultiSimilarityLoss(**values)
-
-
 def neighbours(run: Run, queries: int = 6, count: int = 8) -> Markdown:
     """Show queries of unseen classes with what the final embedding finds nearest to them.
 
     They are spread evenly over the queries by how many of their nearest are right, from the best
     to the worst.
     """
-    embeddings, labels = _gallery(run, "embedding", False)
-    _, found = metrics.neighbours(embeddings, embeddings, count, torch.arange(len(labels)))
-    right = labels[found] == labels[:, None]  # (N, K)
+    _, found, right = nearest(run, "embedding", count)
     order = right.sum(1).argsort(descending=True, stable=True)
     chosen = order[torch.linspace(0, len(order) - 1, queries).long()]
     images = run.test.read(found[chosen].flatten()).unflatten(0, (queries, -1))
@@ -143,16 +132,14 @@ def neighbours(run: Run, queries: int = 6, count: int = 8) -> Markdown:
     full, none = (right.all(1).sum().item(), (~right.any(1)).sum().item())
     return Markdown(
         f"From the best query to the worst. All {right.shape[1]} nearest are right for {full:,} of "
-        f"{len(labels):,} queries, none for {none:,}."
+        f"{len(found):,} queries, none for {none:,}."
     )
 
 
 def mistakes(run: Run, count: int = 4) -> Markdown:
     """Show the queries whose nearest other image is of another class and most similar, in pairs."""
-    embeddings, labels = _gallery(run, "embedding", False)
-    cosines, found = metrics.neighbours(embeddings, embeddings, 1, torch.arange(len(labels)))
-    cosines, found = cosines[:, 0], found[:, 0]
-    wrong = torch.nonzero(labels[found] != labels)[:, 0]
+    cosines, found, right = (x[:, 0] for x in nearest(run, "embedding", 1))
+    wrong = torch.nonzero(~right)[:, 0]
     if not len(wrong):
         return Markdown("The nearest other image is always of the query's class.")
     worst = wrong[cosines[wrong].argsort(descending=True)[:count]]
@@ -161,12 +148,22 @@ def mistakes(run: Run, count: int = 4) -> Markdown:
     titles = [f"{'query' if i % 2 == 0 else 'nearest'}: {name}" for i, name in enumerate(names)]
     plots.show(pictures.image_grid(run.test.read(pairs), titles), run.figure("mistakes"))
     return Markdown(
-        f"{len(wrong):,} of {len(labels):,} queries have an image of another class nearest; the "
+        f"{len(wrong):,} of {len(found):,} queries have an image of another class nearest; the "
         f"closest such pair has cosine {cosines[worst[0]]:.3f}."
     )
 
 
-def _gallery(run: Run, stage: str, seen: bool) -> tuple[Tensor, Tensor]:
+def nearest(run: Run, stage: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nearest others of each unseen image after a stage of a finished run.
+
+    They are (N, K) each: cosines, positions, and whether they are of the image's own class.
+    """
+    embeddings, labels = embedded(run, stage)
+    cosines, found = metrics.neighbours(embeddings, embeddings, count, torch.arange(len(labels)))
+    return cosines, found, labels[found] == labels[:, None]
+
+
+def embedded(run: Run, stage: str, seen: bool = False) -> tuple[Tensor, Tensor]:
     """Return a finished run's embeddings (N, D) after a stage and their labels (N,)."""
     labels = run.arrays["seen_labels" if seen else "labels"]
     return scoring.gallery(run, stage, None, seen), torch.from_numpy(labels)

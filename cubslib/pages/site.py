@@ -37,8 +37,8 @@ def site(root: Path, names: tuple[str, ...] = (), data_root: Path | None = None)
     browsed, remarks = _browser(runs, folder, data_root or machine.project_root() / "data")
     written = {folder / "browser" / f"{name}.html" for name in browsed}
     for i, run in enumerate(runs):
-        around = {"previous": _link(runs[i - 1]) if i else None,
-                  "next": _link(runs[i + 1]) if i + 1 < len(runs) else None}  # fmt: skip
+        around = {"previous": runs[i - 1] if i else None,
+                  "next": runs[i + 1] if i + 1 < len(runs) else None}  # fmt: skip
         here = folder / "runs" / f"{run.entry.name}.html"
         look = f"../browser/{quote(here.name)}" if run.entry.name in browsed else ""
         written.add(write(here, run.entry, run.notebook, run.figures, look, around))
@@ -51,21 +51,19 @@ def site(root: Path, names: tuple[str, ...] = (), data_root: Path | None = None)
 
 def _entries(root: Path, names: tuple[str, ...]) -> tuple[list[tuple[Entry, str]], list[str]]:
     """Return the runs to show, by task and order, those set aside last; and what is left out."""
-    paths = sorted(root.glob("*/metrics.json"))
-    names = names or tuple(path.parent.name for path in paths)
-    missing = set(names) - {path.parent.name for path in paths}
+    folders = {path.parent.name: path.parent for path in sorted(root.glob("*/metrics.json"))}
+    missing = set(names) - folders.keys()
     if missing:
         raise CubsError(f"{min(missing)} is no finished run under {root}: name one that is.")
     found, skipped = [], []
-    for folder in (path.parent for path in paths if path.parent.name in names):
+    for folder in (folder for name, folder in folders.items() if name in (names or folders)):
         aside = re.fullmatch(r"(.+)~(\d+)", folder.name)
         number = aside[2] if aside and (root / aside[1]).exists() else ""
         try:
             found.append((entries.entry(folder, finished.read(folder)), number))
         except CubsError as error:
             skipped.append(str(error))
-    for line in skipped:
-        print(f"Skipped: {line}", file=sys.stderr)
+            print(f"Skipped: {error}", file=sys.stderr)
     return sorted(found, key=lambda one: (one[0].task, bool(one[1]), one[0].order)), skipped
 
 
@@ -116,10 +114,6 @@ def _run(entry: Entry, aside: str, executed: list, links: dict[str, str]) -> Sho
             print(f"Skipped: {error}", file=sys.stderr)
     address = f"runs/{quote(entry.name)}.html"
     return Shown(entry, shown, figures(entry.folder), address, aside)
-
-
-def _link(run: Shown) -> dict[str, str]:
-    return {"name": run.entry.name, "address": f"{quote(run.entry.name)}.html"}
 
 
 def _browser(runs: list[Shown], folder: Path, data_root: Path) -> tuple[set[str], list[str]]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from textwrap import wrap
 
@@ -34,7 +35,7 @@ class Table:
         names = [name for name in names if any(row[name] for row in text)]
         return [names, *([row[name] or "–" for name in names] for row in text)]
 
-    def html(self) -> str:
+    def _repr_html_(self) -> str:
         """Return the table as HTML."""
         names, *rows = self.grid()
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
@@ -48,16 +49,11 @@ class Table:
         widths = [max(map(len, sum(column, []))) for column in zip(*cells, strict=True)]
         lines = []
         for line in cells:
-            for i in range(max(map(len, line), default=0)):
-                parts = (" ".join(cell[i : i + 1]) for cell in line)
-                pairs = zip(parts, widths, strict=True)
-                lines.append("  ".join(part.ljust(width) for part, width in pairs).rstrip())
+            for parts in zip_longest(*line, fillvalue=""):
+                lines.append("  ".join(map(str.ljust, parts, widths)).rstrip())
         return "\n".join(lines)
 
     __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.html()
 
 
 def table(found: Iterable[tuple]) -> Table:
@@ -79,50 +75,52 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     name = settings.get("title", "")
     if record["dataset"] == "sample":
         name = f"{SAMPLE} in place of {'Cars196' if record['task'] == 'T4' else 'Tiny ImageNet'}"
-    fashion = settings.get("fashion", "")
     row = dict.fromkeys(COLUMNS, "") | {
         "Task": record["task"],
         "Run": folder.name,
         "Data": f"{name}: {record['protocol']}",
-        "Fashion": fashion,
+        "Fashion": settings.get("fashion", ""),
         "Weights from": settings.get("init_from", ""),
         "Parameters": f"{record['num_parameters'] / 1e6:.2f} M",
         "Seed": str(record["seed"]),
     }
-    by_fit = _epochs_and_minutes(folder, settings)
-    none = {"Epochs": "", "Minutes": ""}
-    if record["task"] == "T4":
-        stages = record["recall"]
-        return [row | _recalls(record, stage) | by_fit.get(stage, none) for stage in stages]
-    return [row | _accuracies(record) | by_fit.get(fashion or "classification", none)]
+    trained, rows = _epochs_and_minutes(folder, settings), []
+    for fit, shares in scores(record).items():
+        shown = {f"{name} %".capitalize(): f"{100 * share:.1f}" for name, share in shares.items()}
+        stage = fit if record["task"] == "T4" else ""
+        rows.append(row | {"Stage": stage} | shown | trained.get(fit, {}))
+    return rows
 
 
 def _epochs_and_minutes(folder: Path, settings: dict) -> dict[str, dict[str, str]]:
     """Return each fit's epochs and minutes of training; nothing where the history is gone."""
     try:
-        rows = from_csv((folder / "history.csv").read_text("utf-8"))
+        fits = by_fit(from_csv((folder / "history.csv").read_text("utf-8")))
     except (OSError, ValueError):
         return {}
     found = {}
-    for fit in dict.fromkeys(row["fit"] for row in rows):
-        own = [row for row in rows if row["fit"] == fit]
-        minutes = sum(finished.minutes({"seconds": 0} | row, settings) for row in own)
-        found[fit] = {"Epochs": str(len(own)), "Minutes": f"{minutes:.1f}"}
+    for fit, rows in fits.items():
+        minutes = sum(finished.minutes({"seconds": 0} | row, settings) for row in rows)
+        found[fit] = {"Epochs": str(len(rows)), "Minutes": f"{minutes:.1f}"}
     return found
 
 
-def _accuracies(record: dict) -> dict[str, str]:
+def by_fit(history: Iterable[dict]) -> dict[str, list[dict]]:
+    """Return the rows of a history by their fit, in order."""
+    fits: dict[str, list[dict]] = {}
+    for row in history:
+        fits.setdefault(row["fit"], []).append(row)
+    return fits
+
+
+def scores(record: dict) -> dict[str, dict[str, float]]:
+    """Return fit → score → share: of both fits of T4, of the one that another task reports."""
+    if record["task"] == "T4":
+        stages = record["recall"].items()
+        return {fit: {f"recall @{k}": x for k, x in row.items()} for fit, row in stages}
     places = ("test", 1), ("test", 5), ("val", 1)
-    return {f"{split.title()} top-{k} %": _percent(record[split][f"top{k}"]) for split, k in places}
-
-
-def _recalls(record: dict, stage: str) -> dict[str, str]:
-    recall = record["recall"][stage].items()
-    return {"Stage": stage} | {f"Recall @{k} %": _percent(value) for k, value in recall}
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+    shares = {f"{split} top-{k}": record[split][f"top{k}"] for split, k in places}
+    return {record["settings"].get("fashion") or "classification": shares}
 
 
 def _cell(text: str) -> str:

@@ -65,7 +65,6 @@ class Parameter:
         meaning: what it does, with its unit.
         tasks: the notebooks that have it.
         range: what `holds` accepts, in words.
-        choices: the texts that it may be; empty for any.
     """
 
     name: str
@@ -74,21 +73,20 @@ class Parameter:
     tasks: tuple[str, ...] = tuple(TASKS)
     range: str = "any"
     holds: Callable[[object], bool] = lambda value: True
-    choices: tuple[str, ...] = ()
 
 
 def _choice(name, default, meaning, tasks, *choices) -> Parameter:
     range = f"one of {', '.join(choices)}"
-    return Parameter(name, default, meaning, tasks, range, choices.__contains__, choices)
+    return Parameter(name, default, meaning, tasks, range, choices.__contains__)
 
 
 def _number(name, default, meaning, low, high, tasks=tuple(TASKS), zero=False, step=1) -> Parameter:
     """A number from `low` to `high`, a multiple of `step`; with `zero`, 0 as well."""
-    range = f"{low:,} to {high:,}" + (f", a multiple of {step}" if step > 1 else "")
-    holds = lambda n: low <= n <= high and (step == 1 or n % step == 0)  # noqa: E731
-    if zero:
-        return Parameter(name, default, meaning, tasks, f"0, or {range}",
-                         lambda n: n == 0 or holds(n))  # fmt: skip
+    range = f"{'0, or ' * zero}{low:,} to {high:,}" + f", a multiple of {step}" * (step > 1)
+
+    def holds(n) -> bool:
+        return (zero and n == 0) or (low <= n <= high and (step == 1 or n % step == 0))
+
     return Parameter(name, default, meaning, tasks, range, holds)
 
 
@@ -149,6 +147,12 @@ def table(task: str) -> dict[str, Parameter]:
 def defaults(task: str) -> dict[str, object]:
     """Return the values of all parameters of `task` where none is given."""
     return {name: row.default for name, row in table(task).items()}
+
+
+def changed(task: str, asked: dict[str, object]) -> dict[str, object]:
+    """Return those of `asked` that are not at their default."""
+    default = defaults(task)
+    return {name: value for name, value in asked.items() if value != default.get(name)}
 
 
 def check(task: str, given: dict[str, object]) -> dict[str, object]:
@@ -235,11 +239,9 @@ def run_name(task: str, asked: dict) -> str:
     >>> run_name("T4", check("T4", {"margin": 0.2}))
     'T4_retrieval,margin=0.2'
     """
-    default = defaults(task)
     parts = [
         f"{name}={re.sub(r'[^A-Za-z0-9.+_-]', '_', str(value))}"
-        for name, value in compared(asked).items()
-        if value != default[name]
+        for name, value in compared(changed(task, asked)).items()
     ]
     name = ",".join([TASKS[task].notebook, *parts])
     return name if len(name) <= LONGEST_NAME else f"{name[:183]},{fingerprint(name)}"
@@ -251,12 +253,8 @@ def command(task: str, asked: dict, **changes: object) -> str:
     >>> command("T1", check("T1", {"seed": 1, "run_dir": "mine"}), lr=0.05)
     'python -m cubslib run T1 -p lr 0.05 -p seed 1'
     """
-    default = defaults(task) | {"run_dir": asked["run_dir"], "restart": asked["restart"]}
-    pairs = [
-        f" -p {name} {shlex.quote(str(value))}"
-        for name, value in (asked | changes).items()
-        if value != default[name]
-    ]
+    told = changed(task, asked | {"run_dir": "", "restart": False} | changes)
+    pairs = [f" -p {name} {shlex.quote(str(value))}" for name, value in told.items()]
     return f"python -m cubslib run {task}" + "".join(pairs)
 
 

@@ -14,7 +14,7 @@ from cubslib import CubsError, machine
 from cubslib.disk import whole
 from cubslib.losses import CONTROL
 from cubslib.runs import finished
-from cubslib.runs.finished import Earlier
+from cubslib.runs.finished import Earlier, unfit
 from cubslib.runs.history import from_csv
 
 WEIGHTS = ("T1", "T4")  # whose weights may be published
@@ -38,11 +38,10 @@ def nearest(settled: dict, task: str) -> Earlier | None:
     It is of the same kind of data; its remarks say what keeps it from being an earlier run.
     """
     found = [
-        (folder, record, finished.unfit(task, record["settings"], settled, "best"))
+        Earlier(folder, record, ("published", *unfit(task, record["settings"], settled, "best")))
         for folder, record in finished.find(root())
         if (record["task"], record["dataset"]) == (task, settled["dataset"])
     ]
-    found = [Earlier(folder, record, ("published", *unfit)) for folder, record, unfit in found]
     return min(found, key=lambda one: len(one.remarks), default=None)
 
 

@@ -63,7 +63,7 @@ def settle(task: str, asked: dict, kind: str, folder: Path) -> dict:
             settled[epochs] = found[fit].epochs
     for name in ("batch_size", "lr"):  # T4's stages may have one each
         values = {fit: getattr(recipe, name) for fit, recipe in found.items()}
-        settled[name] = first.__getattribute__(name) if len(set(values.values())) == 1 else values
+        settled[name] = getattr(first, name) if len(set(values.values())) == 1 else values
     if task == "T3" and len(found) == 1:
         settled["fashion"] = next(iter(found))
     if "fashion" in asked:
@@ -151,13 +151,13 @@ def find_data(task: str, data_root: Path, kind: str) -> tuple[str, Path]:
     name = TASKS[task].data
     _, draw, script = DATA[name]
     real, sample = data_root / name, data_root / "sample" / name
-    if kind == "real" and not real.is_dir():
+    if kind != "sample" and real.is_dir():
+        return "real", real
+    if kind == "real":
         raise CubsError(
             f"dataset is 'real', but data_root holds no {name}: lay it out there with "
             f"data_scripts/{script}, or ask for dataset='sample'."
         )
-    if kind == "real" or (kind == "auto" and real.is_dir()):
-        return "real", real
     with lock(sample.with_name(f".{name}.lock")):
         if not sample.is_dir():
             draw(sample)
