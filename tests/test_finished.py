@@ -11,7 +11,7 @@ import torch
 
 from cubslib import CubsError, recipes
 from cubslib.pages import site
-from cubslib.runs import finished
+from cubslib.runs import finished, settle
 
 EPOCHS = recipes.recipe("recognition", "sample").epochs
 OWN = {
@@ -37,6 +37,8 @@ def write(folder, task="T1", minute=0, **settled):
     fit = settled.get("fashion", "classification")
     (folder / "history.csv").write_text(f"fit,epoch\n{fit},1\n")
     config = {"network": "cubs_resnet18", "stem": settled["stem"], "fashion": fit}
+    if task == "T2":
+        config = {"network": "resnet18", "stem": settled["stem"]}
     saved = {"state_dict": {"minute": torch.tensor(minute)}, "config": config}
     torch.save(saved, folder / "checkpoints/best.ckpt")
     return record
@@ -190,6 +192,7 @@ def test_the_run_itself_and_what_was_set_aside_are_left_out(tmp_path):
         ({"fashion": "serial_12"}, "serial_12", None),
         ({"init_from": "random"}, "parallel", None),
         ({"init_from": "runs/serial"}, "serial_21", "serial"),
+        ({"init_from": "plain/random"}, "parallel", "random"),  # a folder, of a ResNet-18
     ],
 )
 def test_t4_begins_from_t3_s_weights_of_its_fashion(asked, chosen, name, begin, tmp_path):
@@ -198,8 +201,11 @@ def test_t4_begins_from_t3_s_weights_of_its_fashion(asked, chosen, name, begin, 
         ("stem", {"stem": "3x3"}), ("trial", {"epochs": 1}), ("real", {"dataset": "real"}),
     ]):  # fmt: skip
         write(tmp_path / "runs" / run, "T3", minute, **({"fashion": "parallel"} | settled))
+    write(tmp_path / "plain/random", "T2")
     run = begin("T4", **asked)
     assert (run["fashion"], run["init_from"]) == (chosen, name or "random")
+    begun_with = settle.first_weights(run.folder, run.asked, run.resolved)
+    assert (begun_with and begun_with.parents[1].name) == name
     earlier, _ = run.earlier("T3")
     assert (earlier and earlier.folder.name) == (
         "serial" if chosen == "serial_21" and "init_from" not in asked

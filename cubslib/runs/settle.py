@@ -100,12 +100,11 @@ def _resized(recipe: Recipe, size: int) -> Recipe:
 def _origin(asked: dict, settled: dict, folder: Path) -> dict:
     """Return T4's fashion, where its first weights come from, and their fingerprint."""
     fashion, begin = asked["fashion"], asked["init_from"]
-    any_fashion = ONE_FASHION if fashion == "best" else fashion
     t3, _ = finished.earlier(folder, settled, "T3", fashion)
-    if t3 is not None and fashion == "best":
-        fashion = t3.record["settings"]["fashion"]
+    if fashion == "best":
+        fashion = t3.record["settings"]["fashion"] if t3 else ONE_FASHION
     if begin == "random" or (begin == "auto" and t3 is None):
-        return {"fashion": any_fashion if fashion == "best" else fashion, "init_from": "random"}
+        return {"fashion": fashion, "init_from": "random"}
     if begin == "auto":
         path, name = finished.weights(t3.folder), t3.folder.name
     elif begin == "published":
@@ -122,7 +121,7 @@ def _origin(asked: dict, settled: dict, folder: Path) -> dict:
             f"init_from is a {config['network']} with stem {config.get('stem')}; it must be a "
             f"ResNet-18 with stem {settled['stem']}."
         )
-    theirs = config.get("fashion", any_fashion)
+    theirs = config.get("fashion", fashion)
     if asked["fashion"] not in ("best", theirs):
         raise CubsError(f"fashion is {fashion!r}, but init_from was trained with {theirs!r}.")
     mark = fingerprint(path.read_bytes())
@@ -131,7 +130,7 @@ def _origin(asked: dict, settled: dict, folder: Path) -> dict:
 
 def first_weights(folder: Path, asked: dict, settled: dict) -> Path | None:
     """Return the checkpoint that the T4 run in `folder` begins from; None for random weights."""
-    if settled["init_from"] == "random":
+    if "init_fingerprint" not in settled:
         return None
     if asked["init_from"] == "auto":
         return finished.weights(folder.with_name(settled["init_from"]))
