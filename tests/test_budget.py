@@ -3,9 +3,10 @@
 import pytest
 import small
 import torch
+from refusals import refused
 from torch import nn
 
-from cubslib import CubsError, budget, inside, machine, training
+from cubslib import budget, inside, machine, training
 from cubslib.blocks import FASHIONS
 
 
@@ -43,12 +44,12 @@ def test_a_step_too_large_for_the_memory_is_refused_before_training(real, monkey
     model = small.small(run)
     before = {name: x.clone() for name, x in model.state_dict().items()}
     monkeypatch.setattr(machine, "free_memory", lambda device: 100_000)
-    with pytest.raises(CubsError) as caught:
-        training.fit(run, "classification", model, nn.CrossEntropyLoss(), None)
-    said = str(caught.value)
-    assert "classification needs about " in said
-    assert "for a step of 16 images of 48 pixels, and 0.0 GiB are free" in said
-    assert f"-p data_root {run.asked['data_root']} -p batch_size 8 -p seed 3`" in said
+    refused(
+        lambda: training.fit(run, "classification", model, nn.CrossEntropyLoss(), None),
+        "classification needs about ",
+        "for a step of 16 images of 48 pixels, and 0.0 GiB are free",
+        f"-p data_root {run.asked['data_root']} -p batch_size 8 -p seed 3`",
+    )
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert not list(run.folder.rglob("*.ckpt"))
 
@@ -58,15 +59,11 @@ def test_the_memory_of_a_step_is_that_of_its_images_and_the_optimizer(real, monk
     model, count = small.small(run, plain=True), 16
     few, more = (inside.kept_bytes(model, 48, batch) for batch in (1, 2))
     fixed = 12 * sum(x.numel() for x in model.parameters())
-    for spare, refused in ((1, False), (-1, True)):
-        monkeypatch.setattr(
-            machine, "free_memory", lambda _, spare=spare: fixed + count * (more - few) + spare
-        )
-        if refused:
-            with pytest.raises(CubsError, match="needs about"):
-                budget.refuse_too_large(run, "classification", model, count)
-        else:
-            budget.refuse_too_large(run, "classification", model, count)
+    free = iter(fixed + count * (more - few) + spare for spare in (1, -1))
+    monkeypatch.setattr(machine, "free_memory", lambda _: next(free))
+    reckon = lambda: budget.refuse_too_large(run, "classification", model, count)  # noqa: E731
+    reckon()
+    refused(reckon, "needs about")
 
 
 def test_the_minutes_are_of_what_is_left_of_the_run(real, monkeypatch):

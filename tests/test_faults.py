@@ -14,12 +14,13 @@ import nbclient.exceptions
 import numpy as np
 import papermill
 import pytest
+import refusals
 import small
 import tally
 import torch
 from torch import nn
 
-from cubslib import CubsError, __main__, disk, galleries, models, runs, scoring, state, training
+from cubslib import __main__, disk, galleries, models, runs, scoring, state, training
 from cubslib.pages import views
 from cubslib.runs import parameters
 
@@ -27,22 +28,10 @@ MINE = {"run_dir": "runs/mine"}
 FAULTS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES")
 
 
-def sentence(action, *says) -> str:
-    """Assert that `action` ends in one sentence that says all of `says`; return it."""
-    with pytest.raises(CubsError) as caught:
-        action()
-    text = str(caught.value)
-    assert text.endswith((".", "`."))
-    assert "\n" not in text
-    for part in says:
-        assert part in text
-    return text
-
-
 def refused(action, *says) -> str:
-    """Assert as `sentence`, and count it."""
+    """Assert as `refusals.refused`, and count it."""
     with tally.case("a fault of a file, path or number: one sentence says it"):
-        return sentence(action, *says)
+        return refusals.refused(action, *says)
 
 
 def files(folder: Path) -> list[str]:
@@ -87,7 +76,7 @@ def test_a_write_that_fails_is_said_and_the_run_goes_on_from_before(
             with tally.case("a write fails (full, quota, read-only, denied): said, nothing lost"):
                 monkeypatch.setattr(os, "fsync", failing(at))
                 cure = "make room" if fault in ("ENOSPC", "EDQUOT") else "make it writable"
-                sentence(lambda: harm.whole(task, data_root), "cannot be written", cure)
+                refusals.refused(lambda: harm.whole(task, data_root), "cannot be written", cure)
                 assert not list(project.rglob("*.part"))
                 harm.whole(task, data_root).release()
                 small.assert_same(harm.result(project), expected)

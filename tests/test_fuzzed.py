@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from papermill.cli import _resolve_type
 from papermill.translators import PythonTranslator
+from refusals import assert_sentence
 
 from cubslib import CubsError, __main__, augment, blocks, losses, metrics, state, training
 from cubslib.pages.table import table
@@ -46,10 +47,7 @@ def clear(what, action):
         try:
             return action()
         except CubsError as error:
-            text = str(error)
-            assert text.endswith((".", "`."))
-            assert "\n" not in text
-            assert len(text) < 2000
+            assert_sentence(str(error))
             return None
 
 

@@ -11,12 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import tally
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 from scipy.io import loadmat, savemat
+from test_fuzzed import EDITS, clear, edited, fuzz
 
-from cubslib import CubsError
 from cubslib.datasets import Cars196, TinyImageNet
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "data_scripts"))
@@ -26,32 +24,7 @@ from lay_out import below  # noqa: E402
 
 TABLES = ["wnids.txt", "words.txt", "val/val_annotations.txt", "devkit/cars_meta.mat",
           "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"]  # fmt: skip
-EDITS = st.lists(  # where, how many bytes go, what comes
-    st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4
-)
-fuzz = settings(
-    max_examples=tally.EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-def edited(content: bytes, edits) -> bytes:
-    for where, gone, new in edits:
-        at = int(where * len(content))
-        content = content[:at] + new + content[at + gone :]
-    return content
-
-
-def read_or_refused(action) -> None:
-    with tally.case("tables and archives of the data sets changed: read or refused"):
-        try:
-            action()
-        except CubsError as error:
-            text = str(error)
-            assert text.endswith(".")
-            assert "\n" not in text
+CHANGED = "tables and archives of the data sets changed: read or refused"
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -66,7 +39,7 @@ def test_a_changed_table_is_read_or_refused(name, tiny_copy, cars_copy):
     @given(edits=EDITS)
     def change(edits):
         (root / name).write_bytes(edited(content, edits))
-        read_or_refused(lambda: [kind(root, split).classes for split in ("train", "val", "test")])
+        clear(CHANGED, lambda: [kind(root, split).classes for split in ("train", "val", "test")])
 
     change()
 
@@ -97,7 +70,7 @@ def test_a_changed_archive_is_copied_or_refused_and_stays_in_its_folder(form, tm
         source.write_bytes(edited(content, edits))
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        read_or_refused(lambda: copy(source, target, below(("train",))))
+        clear(CHANGED, lambda: copy(source, target, below(("train",))))
         assert {path.name for path in tmp_path.iterdir()} == {source.name, "target"}
 
     change()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
-from cubslib import CubsError, galleries, training
+from cubslib import galleries, training
 from cubslib.disk import fingerprint
 
 
@@ -32,16 +33,6 @@ def file(photos, t4):
     """The gallery of `photos`, beside it."""
     galleries.make(photos, t4.folder, photos.with_name("photos.npz"))
     return photos.with_name("photos.npz")
-
-
-def refused(call, *parts):
-    """Assert that `call` is refused in one sentence that holds all of `parts`."""
-    with pytest.raises(CubsError) as caught:
-        call()
-    said = str(caught.value)
-    assert said.endswith(".")
-    assert "\n" not in said
-    assert [part for part in parts if part not in said] == []
 
 
 def test_search_finds_a_picture_of_the_gallery_itself_first(t4, cars_root):
