@@ -87,6 +87,15 @@ def run(root: Path, name: str, notebook: bool = True, **changes) -> Path:
     return folder
 
 
+def change(folder: Path, settings: dict | None = None, **changes) -> dict:
+    """Change the record of a finished run, and some of its settings; return it."""
+    path = folder / "metrics.json"
+    record = json.loads(path.read_text()) | changes
+    record["settings"] |= settings or {}
+    path.write_text(json.dumps(record))
+    return record
+
+
 def cars(root: Path) -> dict:
     """Return `arrays` and fingerprint of a T4 run on the test images of the data set in `root`."""
     train, _, test = settle.open_data("T4", root, parameters.defaults("T4"), 32)

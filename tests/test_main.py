@@ -1,4 +1,3 @@
-import json
 import os
 import shlex
 import shutil
@@ -7,6 +6,7 @@ import sys
 
 import papermill
 import pytest
+from finished_runs import change
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
@@ -37,6 +37,18 @@ def command(project, capsys):
     return call
 
 
+@pytest.fixture
+def refused(command):
+    """Call the command line, which must end in one sentence and print nothing else; return it."""
+
+    def call(*arguments):
+        status, out, error = command(*arguments)
+        assert (status, out, error.count("\n")) == (1, "", 1)
+        return error
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -58,14 +70,11 @@ def test_values_are_read_as_papermill_reads_them(text, value):
         (["seed", "1"], "run_dir mine began with seed=0: ask for the same, for restart=True"),
     ],
 )
-def test_run_refuses_in_one_sentence_before_a_kernel_starts(asked, sentence, begin, command):
+def test_run_refuses_in_one_sentence_before_a_kernel_starts(asked, sentence, begin, refused):
     run = begin("T1", run_dir="mine")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     place = ["-p", "run_dir", "mine", "-p", "data_root", run.train.root.parent.parent]
-    status, out, error = command("run", "T1", *place, "-p", *asked)
-    assert (status, out) == (1, "")
-    assert error.startswith(sentence)
-    assert error.count("\n") == 1
+    assert refused("run", "T1", *place, "-p", *asked).startswith(sentence)
     assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
 
 
@@ -81,11 +90,9 @@ def test_of_what_a_notebook_prints_the_expected_time_is_passed_on(capsys):
     assert capsys.readouterr().out == f"{budget.EXPECTED}about 8 min\n"
 
 
-def test_run_outside_a_project_says_so(command, project):
+def test_run_outside_a_project_says_so(refused, project):
     shutil.rmtree(project / "notebooks")
-    status, _, error = command("run", "T1")
-    assert (status, error.count("\n")) == (1, 1)
-    assert "notebooks/T1_custom_cnn.ipynb is not here" in error
+    assert "notebooks/T1_custom_cnn.ipynb is not here" in refused("run", "T1")
 
 
 def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
@@ -118,9 +125,8 @@ def test_run_passes_on_the_sentence_of_a_cell_and_says_what_is_saved(
     assert folder.with_name(f"{folder.name}~2").exists()
 
 
-def test_report_makes_a_site_of_finished_runs(command, project, t1, t4):
-    status, _, error = command("report")
-    assert (status, error.count("\n")) == (1, 1)
+def test_report_makes_a_site_of_finished_runs(command, refused, project, t1, t4):
+    refused("report")
     for run in (t1, t4):
         shutil.copytree(run.folder, project / "runs" / run.folder.name)
     status, out, _ = command("report")
@@ -130,12 +136,10 @@ def test_report_makes_a_site_of_finished_runs(command, project, t1, t4):
     assert "embedding" in out
 
 
-def test_classify_and_search_use_the_newest_run_or_the_one_named(command, project, t1, t4):
+def test_classify_and_search_use_the_newest_run_or_the_one_named(command, refused, project, t1, t4):
     photos = {run.task: run.test.root / run.test.names[0] for run in (t1, t4)}
     for what, task in (("classify", "T1"), ("search", "T4")):
-        status, _, error = command(what, photos[task])
-        assert (status, error.count("\n")) == (1, 1)
-        assert "there is no finished run of T" in error
+        assert "there is no finished run of T" in refused(what, photos[task])
         run = {"T1": t1, "T4": t4}[task]
         status, named, _ = command(what, photos[task], "--run", run.folder)
         assert status == 0
@@ -147,21 +151,18 @@ def test_classify_and_search_use_the_newest_run_or_the_one_named(command, projec
         assert len(lines) == {"T1": 3, "T4": 8}[task]
         counted = command(what, photos[task], "--count", 2)[1].splitlines()
         assert counted[2:] == lines[:2]
-        status, _, error = command(what, photos[task], "--count", 0)
-        assert (status, error) == (1, "--count is 0; it must be 1 or more.\n")
+        said = refused(what, photos[task], "--count", 0)
+        assert said == "--count is 0; it must be 1 or more.\n"
     assert t1.test.classes[0] in command("classify", photos["T1"])[1]
     assert t4.test.names[0] in command("search", photos["T4"])[1].splitlines()[2]
-    control = shutil.copytree(t4.folder, project / "runs" / "control") / "metrics.json"
-    newer = {"finished": "2999-01-01T00:00:00+00:00"}
-    newer["settings"] = t4.record["settings"] | {"mining": "cross_entropy"}
-    control.write_text(json.dumps(t4.record | newer))
+    control = shutil.copytree(t4.folder, project / "runs" / "control")
+    change(control, {"mining": "cross_entropy"}, finished="2999-01-01T00:00:00+00:00")
     assert command("search", photos["T4"])[1].splitlines()[1] == "by T4:"
 
 
 def test_nothing_is_warned_of_where_the_data_were_real(command, project, t1):
     folder = shutil.copytree(t1.folder, project / "real")
-    path = folder / "metrics.json"
-    path.write_text(path.read_text().replace('"dataset": "sample"', '"dataset": "real"'))
+    change(folder, {"dataset": "real"}, dataset="real")
     out = command("classify", t1.test.root / t1.test.names[0], "--run", folder)[1]
     assert out.startswith("by real:")
 
@@ -182,11 +183,10 @@ def test_a_checkpoint_of_a_sample_is_warned_of_as_its_run_is(command, t1, t4, pr
     assert (status, out.splitlines()[0]) == (0, "by alone.ckpt:")  # nothing is known of it
 
 
-def test_a_folder_is_made_a_gallery_searched_and_shown(command, project, t4, cars_root):
+def test_a_folder_is_made_a_gallery_searched_and_shown(command, refused, project, t4, cars_root):
     photos = shutil.copytree(cars_root / "cars_test", project / "my photos")
     names = sorted(path.name for path in photos.iterdir())
-    status, _, error = command("gallery", photos)
-    assert (status, error) == (1, "there is no finished run of T4: run one first.\n")
+    assert refused("gallery", photos) == "there is no finished run of T4: run one first.\n"
     status, out, _ = command("gallery", photos, "--run", t4.folder)
     made, warning, by, line = out.splitlines()
     assert status == 0
@@ -212,18 +212,15 @@ def test_a_folder_is_made_a_gallery_searched_and_shown(command, project, t4, car
     assert out.endswith(f"These are all {len(names)} images of the gallery.\n")
 
 
-def test_a_gallery_s_run_is_found_by_its_name(command, project, t4, cars_root):
+def test_a_gallery_s_run_is_found_by_its_name(command, refused, project, t4, cars_root):
     command("gallery", cars_root / "cars_test", "--run", t4.folder, "--out", "cars.npz")
-    photo = cars_root / t4.test.names[0]
-    status, _, error = command("search", photo, "--gallery", "cars.npz")
-    assert status == 1
-    assert error == "cars.npz was made by T4, which is not under runs/: say where it is by --run.\n"
+    search = "search", cars_root / t4.test.names[0], "--gallery", "cars.npz"
+    said = "cars.npz was made by T4, which is not under runs/: say where it is by --run.\n"
+    assert refused(*search) == said
     shutil.copytree(t4.folder, project / "runs/T4")
-    assert command("search", photo, "--gallery", "cars.npz")[0] == 0
+    assert command(*search)[0] == 0
     (project / "cars.npz").write_text("no gallery")
-    status, _, error = command("search", photo, "--gallery", "cars.npz")
-    assert (status, error.count("\n")) == (1, 1)
-    assert "cars.npz is no gallery that can be read" in error
+    assert "cars.npz is no gallery that can be read" in refused(*search)
 
 
 @pytest.mark.parametrize(
@@ -239,11 +236,9 @@ def test_a_gallery_s_run_is_found_by_its_name(command, project, t4, cars_root):
         ("--gallery", "gone.npz", "gone.npz is missing: `python -m cubslib gallery` makes one."),
     ],
 )
-def test_search_refuses_in_one_sentence(option, value, sentence, command, project, t4, cars_root):
+def test_search_refuses_in_one_sentence(option, value, sentence, refused, project, t4, cars_root):
     photo = cars_root / t4.test.names[0]
-    status, out, error = command("search", photo, "--run", t4.folder, option, value)
-    assert (status, out, error.count("\n")) == (1, "", 1)
-    assert sentence in error
+    assert sentence in refused("search", photo, "--run", t4.folder, option, value)
     assert not list(project.glob("found*"))
 
 
@@ -298,15 +293,12 @@ def test_ctrl_c_while_a_finished_run_is_shown_leaves_its_notebook_whole(
 
 @pytest.mark.parametrize("what", ["classify", "search"])
 @pytest.mark.parametrize("photo", ["words.jpg", "missing.jpg"])
-def test_what_is_no_photograph_is_refused(what, photo, command, project, t1, t4):
+def test_what_is_no_photograph_is_refused(what, photo, refused, project, t1, t4):
     (project / "words.jpg").write_text("no image")
     run = t1 if what == "classify" else t4
-    status, _, error = command(what, photo, "--run", run.folder)
-    assert (status, error.count("\n")) == (1, 1)
-    assert photo in error
-    status, _, error = command(what, photo, "--run", "nowhere")
-    assert status == 1
-    assert "nowhere is missing: name a finished run" in error
+    assert photo in refused(what, photo, "--run", run.folder)
+    said = refused(what, photo, "--run", "nowhere")
+    assert "nowhere is missing: name a finished run" in said
 
 
 def test_an_unknown_command_shows_the_usage(command):
@@ -316,19 +308,17 @@ def test_an_unknown_command_shows_the_usage(command):
 
 
 def test_published_weights_serve_where_asked_for_or_where_there_is_no_run(
-    command, project, cars_root, t1, t4
+    command, refused, project, cars_root, t1, t4
 ):
     (project / "data").mkdir()
     (project / "data/cars196").symlink_to(cars_root)
     (project / "README.md").write_text(f"{results.START}{results.END}")
     for what, run in (("classify", t1), ("search", t4)):
         photo = run.test.root / run.test.names[0]
-        status, _, error = command(what, photo, "--run", "published")
-        assert (status, error.count("\n")) == (1, 1)
-        assert "notebooks/results/ holds no weights of T" in error
+        said = refused(what, photo, "--run", "published")
+        assert "notebooks/results/ holds no weights of T" in said
         folder = shutil.copytree(run.folder, project / "elsewhere" / f"{run.task},best")
-        path = folder / "metrics.json"
-        path.write_text(path.read_text().replace('"dataset": "sample"', '"dataset": "real"'))
+        change(folder, {"dataset": "real"}, dataset="real")
         status, out, error = command("results", folder, "--weights")
         assert (status, out, error) == (
             0, f"published: {folder.name}\nremade: README.md, notebooks/results/curves.png\n", ""

@@ -1,5 +1,4 @@
 import base64
-import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -51,6 +50,12 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cubslib.machine.project_root", lambda: tmp_path)
     return tmp_path
+
+
+def link(project, cars):
+    """Lay out the data set in `cars` as the project's real one."""
+    (project / "data").mkdir()
+    (project / "data/cars196").symlink_to(cars)
 
 
 def read(folder):
@@ -325,9 +330,7 @@ def test_sentences_hold_when_the_embedding_loses_and_without_arrays(tmp_path):
     assert "−80.0 points, more than two standard errors" in answer(read(folder))
     (folder / "arrays.npz").unlink()
     assert answer(read(folder)).endswith("by the embedding: −80.0 points.")
-    record = json.loads((folder / "metrics.json").read_text())
-    record["settings"]["mining"] = losses.CONTROL
-    (folder / "metrics.json").write_text(json.dumps(record))
+    made.change(folder, {"mining": losses.CONTROL})
     assert "by the features after more cross-entropy: −80.0" in answer(read(folder))
 
 
@@ -355,8 +358,7 @@ def test_rounded_embeddings_are_scored_as_recall_is():
 
 @pytest.mark.parametrize("missing", ["data", "image", "arrays", "outside", "other", "none"])
 def test_without_its_own_images_or_arrays_a_run_has_no_browser(project, cars_copy, missing):
-    (project / "data").mkdir()
-    (project / "data/cars196").symlink_to(cars_copy)
+    link(project, cars_copy)
     made_of = made.cars(cars_copy)
     names = made_of["arrays"]["names"]
     if missing in ("image", "outside"):
@@ -375,13 +377,12 @@ def test_without_its_own_images_or_arrays_a_run_has_no_browser(project, cars_cop
 
 
 def test_a_digit_changed_in_the_record_is_found_when_the_page_is_made(project, cars_root):
-    (project / "data").mkdir()
-    (project / "data/cars196").symlink_to(cars_root)
+    link(project, cars_root)
     folder = made.run(project / "runs", "T4_retrieval", **made.cars(cars_root))
     page = site.site(project / "runs").parent / "browser/T4_retrieval.html"
     assert "to the last digit" in Page(page).text
-    record = json.loads((folder / "metrics.json").read_text())
-    record["recall"]["embedding"]["4"] += 1e-9
-    (folder / "metrics.json").write_text(json.dumps(record))
+    recall = finished.read(folder)["recall"]
+    recall["embedding"]["4"] += 1e-9
+    made.change(folder, recall=recall)
     site.site(project / "runs")
     assert "embedding, K 4: the record says" in Page(page).text

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import finished_runs
 import pytest
 import torch
 
@@ -19,8 +20,7 @@ def mine(t1, t4, tmp_path, monkeypatch):
     def find(name, **changes):
         run = {"T1": t1, "T4": t4}[name[:2]]
         folder = shutil.copytree(run.folder, tmp_path / "runs" / name)
-        record = finished.read(folder) | {"dataset": "real"} | changes
-        (folder / "metrics.json").write_text(json.dumps(record))
+        finished_runs.change(folder, **{"dataset": "real"} | changes)
         return folder
 
     return find
@@ -65,8 +65,7 @@ def test_what_is_not_published_is_refused_in_a_sentence_and_leaves_nothing(mine,
     (bare := mine("T1,d") / "history.csv").write_text("fit,epoch\nclassification,1\n")
     refused("T1,d lacks its settings.json or history.csv, or these lack", bare.parent)
     refused("is named after a path: rename its folder", mine("T4,init_from=_nowhere_best.ckpt"))
-    record = finished.read(mine("T4"))
-    control = mine("T4,c", settings=record["settings"] | {"mining": losses.CONTROL})
+    control = mine("T4,c", settings={"mining": losses.CONTROL})
     refused("T4,c is the control, which embeds nothing: publish its record alone", control, True)
     large = mine("T1,c")
     path = finished.weights(large)

@@ -1,6 +1,6 @@
 """The README's results: made from the published records, and nothing where there are none."""
 
-import json
+import shutil
 from pathlib import Path
 
 import finished_runs as made
@@ -96,13 +96,10 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
 
 def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish):
     target = publish("T4", protocol="subset: 12,146 of 16,185, cropped copy")
-    record = finished.read(target)
-    record["settings"]["init_from"] = "T3,seed=1"
-    (target / "metrics.json").write_text(json.dumps(record))
-    apart = target.with_name("T4,apart")
-    apart.mkdir()
-    record |= {"protocol": "complete, scored apart", "test_images": 8131}
-    (apart / "metrics.json").write_text(json.dumps(record))
+    record = made.change(target, {"init_from": "T3,seed=1"})
+    apart = shutil.copytree(target, target.with_name("T4,apart"))
+    (apart / "history.csv").unlink()
+    made.change(apart, protocol="complete, scored apart", test_images=8131)
     results.remake()
     rows = cells((project / "README.md").read_text())
     assert [(row["stage"], row["data"]) for row in rows] == [
@@ -121,10 +118,7 @@ def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish
 
 def test_runs_of_other_code_or_settings_are_not_averaged(publish):
     for seed, (name, value) in enumerate({"sources": {"losses": "b"}, "epochs": 7, "x": 1}.items()):
-        folder = publish(f"T1,{seed}", asked={"seed": seed})
-        record = finished.read(folder)
-        record["settings"][name] = value
-        (folder / "metrics.json").write_text(json.dumps(record))
+        made.change(publish(f"T1,{seed}", asked={"seed": seed}), {name: value})
     assert len(results._groups(finished.find(published.root()))) == 3
 
 
@@ -132,9 +126,7 @@ def grouped(publish, *several):
     """The seeds of the groups of runs of T4 whose settings are changed so."""
     for number, changes in enumerate(several):
         folder = publish(f"T4,{number}", asked={"seed": changes.pop("seed", number)})
-        record = finished.read(folder)
-        record["settings"] |= changes
-        (folder / "metrics.json").write_text(json.dumps(record))
+        made.change(folder, changes)
     groups = results._groups(finished.find(published.root()))
     return [[record["seed"] for _, record in group] for group in groups]
 
@@ -178,9 +170,7 @@ def test_time_is_the_processor_s_where_one_thread_shared_the_machine(publish):
     (row,) = cells(results.filled(EMPTY, finished.find(published.root())))
     assert (row["minutes"], row["processor"]) == ("1.0", "a CPU <8>, 1 thread")
     assert row["data"] == "Tiny ImageNet: complete"
-    record = finished.read(folder)
-    record["settings"]["processes"] = 2  # the first alone counts its processor's time
-    (folder / "metrics.json").write_text(json.dumps(record))
+    made.change(folder, {"processes": 2})  # the first alone counts its processor's time
     (row,) = cells(results.filled(EMPTY, finished.find(published.root())))
     assert (row["minutes"], row["processor"]) == ("1.5", "a CPU <8>, 1 thread, 2 processes")
 
