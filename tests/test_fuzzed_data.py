@@ -3,16 +3,14 @@
 CUBSLIB_FUZZ in the environment is how many of each are tried.
 """
 
-import io
 import shutil
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from scipy.io import loadmat, savemat
+from test_data_scripts import archive
 from test_fuzzed import EDITS, clear, edited, fuzz
 
 from cubslib.datasets import Cars196, TinyImageNet
@@ -44,25 +42,11 @@ def test_a_changed_table_is_read_or_refused(name, tiny_copy, cars_copy):
     change()
 
 
-def packed(form: str) -> bytes:
-    content, files = io.BytesIO(), {f"set/train/n{i}/images/{i}.JPEG": bytes(50) for i in range(4)}
-    if form == ".zip":
-        with zipfile.ZipFile(content, "w") as archive:
-            for name, text in files.items():
-                archive.writestr(name, text)
-    else:
-        with tarfile.open(fileobj=content, mode="w:gz" if form == ".tgz" else "w") as archive:
-            for name, text in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(text)
-                archive.addfile(member, io.BytesIO(text))
-    return content.getvalue()
-
-
 @pytest.mark.parametrize("form", [".zip", ".tar", ".tgz"])
 def test_a_changed_archive_is_copied_or_refused_and_stays_in_its_folder(form, tmp_path):
-    content, source = packed(form), tmp_path / f"set{form}"
-    target = tmp_path / "target"
+    files = {f"set/train/n{i}/images/{i}.JPEG": bytes(50) for i in range(4)}
+    source, target = archive(tmp_path / f"set{form}", files), tmp_path / "target"
+    content = source.read_bytes()
 
     @fuzz
     @given(edits=EDITS)

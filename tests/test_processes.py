@@ -213,18 +213,8 @@ def test_torchrun_runs_t4_and_leaves_one_set_of_files(tmp_path):
     folder = tmp_path / "runs/T4_retrieval"
     asked = {"data_root": tmp_path / "data", "run_dir": folder, "batch_size": 16}
     asked |= {"classify_epochs": 1, "embed_epochs": 1, "init_from": "random"}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        2,
-        "-m",
-        "cubslib",
-        "run",
-        "T4",
-    ]
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2"
+    command = [sys.executable, *torchrun.split(), "-m", "cubslib", "run", "T4"]
     command += [part for name, value in asked.items() for part in ("-p", name, value)]
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
