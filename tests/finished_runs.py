@@ -87,6 +87,13 @@ def run(root: Path, name: str, notebook: bool = True, **changes) -> Path:
     return folder
 
 
+def checkpoint(path: Path, state: dict | None = None, **config) -> None:
+    """Write the checkpoint of a network with CUBS blocks, or another; usually without weights."""
+    config = {"network": "cubs_resnet18", "stem": "7x7"} | config
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": state or {}, "config": config}, path)
+
+
 def change(folder: Path, settings: dict | None = None, **changes) -> dict:
     """Change the record of a finished run, and some of its settings; return it."""
     path = folder / "metrics.json"

@@ -25,18 +25,23 @@ def whole(task: str, data_root: Path | str) -> runs.Run:
     if task == "T1":
         scoring.record_classifier(run, "classification", small.fit(run, small.certainty))
         return run
-    model, stages, seen = small.small(run), {}, {}
-    for stage, criterion, batches in (
-        ("classification", nn.CrossEntropyLoss(), sampling.shuffled),
-        ("embedding", losses.MultiSimilarityLoss(), sampling.class_balanced),
-    ):
-        torch.manual_seed(run.seed)
-        model = model if stage == "classification" else models.embed(model, 8)
-        training.fit(run, stage, model, criterion, scoring.recall, batches)
-        stages[stage] = scoring.gallery(run, stage, model)
-        seen[stage] = scoring.gallery(run, stage, model, seen=True)
-    scoring.record_retrieval(run, model, stages, seen)
+    both_stages(run, sides=(False, True))
     return run
+
+
+def both_stages(run: runs.Run, sides=(False,)) -> None:
+    """Do all that T4 does after its start; its galleries are of unseen classes, or of seen too."""
+    first = nn.CrossEntropyLoss(), sampling.shuffled
+    second = losses.MultiSimilarityLoss(margin=run["margin"]), sampling.class_balanced
+    second = first if run["mining"] == losses.CONTROL else second
+    model, found = small.small(run), ({}, {})
+    for stage, how in (("classification", first), ("embedding", second)):
+        torch.manual_seed(run.seed)
+        model = model if how == first else models.embed(model, 8)
+        training.fit(run, stage, model, how[0], scoring.recall, how[1])
+        for seen in sides:
+            found[seen][stage] = scoring.gallery(run, stage, model, seen=seen)
+    scoring.record_retrieval(run, model, *found)
 
 
 def at_write(number: int, act, after: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from finished_runs import checkpoint
 
 from cubslib import CubsError, recipes
 from cubslib.pages import site
@@ -32,15 +33,12 @@ def write(folder, task="T1", minute=0, **settled):
         "versions": {"torch": "2.10"}, "data_fingerprint": settled["data_fingerprint"],
         "test": {"top1": 0.5, "top5": 1.0},
     }  # fmt: skip
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(record))
     fit = settled.get("fashion", "classification")
+    config = {"network": "resnet18"} if task == "T2" else {"fashion": fit}
+    state = {"minute": torch.tensor(minute)}
+    checkpoint(folder / "checkpoints/best.ckpt", state, stem=settled["stem"], **config)
+    (folder / "metrics.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text(f"fit,epoch\n{fit},1\n")
-    config = {"network": "cubs_resnet18", "stem": settled["stem"], "fashion": fit}
-    if task == "T2":
-        config = {"network": "resnet18", "stem": settled["stem"]}
-    saved = {"state_dict": {"minute": torch.tensor(minute)}, "config": config}
-    torch.save(saved, folder / "checkpoints/best.ckpt")
     return record
 
 
@@ -66,28 +64,24 @@ def changed(**changes):
     return lambda record: json.dumps(record | changes)
 
 
+def without(name):
+    return lambda record: json.dumps({key: x for key, x in record.items() if key != name})
+
+
+NONE = "is no record of a finished run"
 BAD = {
-    "garbage": (lambda record: "{", "is no record of a finished run"),
-    "a list": (lambda record: "[1]", "is no record of a finished run"),
-    "foreign": (lambda record: '{"accuracy": 0.9}', "is no record of a finished run"),
-    "deep": (lambda record: "[" * 100_000, "is no record of a finished run"),
+    "garbage": (lambda record: "{", NONE),
+    "a list": (lambda record: "[1]", NONE),
+    "foreign": (lambda record: '{"accuracy": 0.9}', NONE),
+    "deep": (lambda record: "[" * 100_000, NONE),
+    "not UTF-8": (lambda record: b"\xff\xfe{", NONE),
+    "of no task": (changed(task=["T1"]), NONE),
+    "without a seed": (without("seed"), NONE),
+    "without scores": (without("val"), NONE),
+    "with text for epochs": (changed(settings=OWN | {"task": "T1", "epochs": "6"}), NONE),
     "of an older schema": (changed(schema=1), "has schema 1, this version of cubslib reads 2"),
     "of a newer schema": (changed(schema=3), "has schema 3, this version of cubslib reads 2"),
     "newer and different": (lambda r: '{"schema": 3, "runs": []}', "has schema 3"),
-    "of no task": (changed(task=["T1"]), "is no record of a finished run"),
-    "without a seed": (
-        lambda record: json.dumps({k: x for k, x in record.items() if k != "seed"}),
-        "is no record of a finished run",
-    ),
-    "with text for epochs": (
-        lambda record: json.dumps(record | {"settings": record["settings"] | {"epochs": "6"}}),
-        "is no record of a finished run",
-    ),
-    "without scores": (
-        lambda record: json.dumps({k: x for k, x in record.items() if k != "val"}),
-        "is no record of a finished run",
-    ),
-    "not UTF-8": (lambda record: b"\xff\xfe{", "is no record of a finished run"),
 }
 
 

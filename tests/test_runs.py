@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from finished_runs import checkpoint
 
 from cubslib import CubsError, machine, recipes, runs
 from cubslib.blocks import FASHIONS
@@ -100,8 +101,7 @@ def test_a_tour_trains_one_fashion_and_says_so_and_t4_begins_from_it(begin):
     finish(t3, "serial_12", val=scores, test=scores, fashions={"serial_12": scores})
     said = prose.fashions(t3).data
     assert "With the preset tour `best` trains serial_12 alone" in said
-    config = {"network": "cubs_resnet18", "stem": "7x7", "fashion": "serial_12"}
-    torch.save({"state_dict": {}, "config": config}, t3.checkpoint())
+    checkpoint(t3.checkpoint(), fashion="serial_12")
     t4 = begin("T4", preset="tour")
     assert (t4["fashion"], t4["init_from"]) == ("serial_12", t3.folder.name)
     assert begin("T4")["init_from"] == "random"  # a tour's weights are for a tour
@@ -190,12 +190,8 @@ def test_a_class_without_a_val_or_test_image_is_named(begin, tiny_copy, tmp_path
 
 
 def test_weights_named_by_path_are_settled_with_their_fingerprint(begin, tmp_path):
-    config = {"network": "cubs_resnet18", "stem": "7x7", "fashion": "serial_21"}
-    saved = {"state_dict": {}, "config": config}
-    (tmp_path / "t3/checkpoints").mkdir(parents=True)
-    for path in (tmp_path / "t3/checkpoints/best.ckpt", tmp_path / "bare.ckpt"):
-        torch.save(saved, path)
     for named, path in (("t3", "t3/checkpoints/best.ckpt"), ("bare.ckpt", "bare.ckpt")):
+        checkpoint(tmp_path / path, fashion="serial_21")
         run = begin("T4", init_from=named)
         assert (run["fashion"], run["init_from"]) == ("serial_21", named)
         assert run["init_fingerprint"] == settle.fingerprint((tmp_path / path).read_bytes())
@@ -228,12 +224,9 @@ def test_weights_named_by_path_are_settled_with_their_fingerprint(begin, tmp_pat
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(task, asked, sentence, begin, tmp_path):
-    for name, config in {
-        "custom_cnn": {"network": "custom_cnn"},
-        "3x3": {"network": "resnet18", "stem": "3x3"},
-        "parallel": {"network": "cubs_resnet18", "stem": "7x7", "fashion": "parallel"},
-    }.items():
-        torch.save({"state_dict": {}, "config": config}, tmp_path / name)
+    checkpoint(tmp_path / "custom_cnn", network="custom_cnn", stem=None)
+    checkpoint(tmp_path / "3x3", network="resnet18", stem="3x3")
+    checkpoint(tmp_path / "parallel", fashion="parallel")
     for restart in (False, True):
         with pytest.raises(CubsError, match=sentence) as caught:
             begin(task, **({"restart": restart} | asked))

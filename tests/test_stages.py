@@ -1,12 +1,12 @@
 """T4's two stages: what runs that have stage 1 in common share, and the control of stage 2."""
 
+import harm
 import pytest
 import torch
-from small import assert_same, checkpoints, shorten, small
+from small import assert_same, checkpoints, shorten
 from test_training import stop_at
-from torch import nn
 
-from cubslib import CubsError, controls, losses, machine, models, sampling, scoring, training
+from cubslib import CubsError, controls, losses, machine, training
 from cubslib.pages import beside
 from cubslib.runs import finished
 
@@ -14,18 +14,9 @@ from cubslib.runs import finished
 def in_two_stages(run):
     """All that T4 does, on a small network; the fit of each epoch that was trained here."""
     trained, train = [], training.train_epoch
-    control = run["mining"] == losses.CONTROL
-    first = nn.CrossEntropyLoss(), sampling.shuffled
-    second = losses.MultiSimilarityLoss(margin=run["margin"]), sampling.class_balanced
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train_epoch", lambda s, *a: trained.append(s.name) or train(s, *a))
-        model, stages = small(run), {}
-        for name, how in (("classification", first), ("embedding", first if control else second)):
-            torch.manual_seed(run.seed)
-            model = models.embed(model, 8) if how == second else model
-            training.fit(run, name, model, how[0], scoring.recall, how[1])
-            stages[name] = scoring.gallery(run, name, model)
-    scoring.record_retrieval(run, model, stages, {})
+        harm.both_stages(run)
     return trained
 
 
