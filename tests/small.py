@@ -6,7 +6,6 @@ together, import it too.
 
 import dataclasses
 import functools
-import multiprocessing
 import os
 import signal
 import time
@@ -30,9 +29,10 @@ from cubslib import (
     scoring,
     training,
 )
+from cubslib.check.process import APART as FORKS
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["cubslib.training", "cubslib.scoring"])  # slow to import
+# What is slow to import. A process has one such list: each that is set replaces the one before.
+FORKS.set_forkserver_preload(["cubslib.check.held", "cubslib.training", "cubslib.scoring"])
 
 
 class Small(nn.Module):
@@ -107,23 +107,6 @@ def apart(function, *arguments) -> int:
     process.start()
     process.join()
     return process.exitcode
-
-
-def whole_run(project: Path, data_root: Path, writes: int) -> None:
-    """Do all that T1 does in the folder `project`; die at the `writes`-th write of a file."""
-    os.chdir(project)
-    torch.set_num_threads(1)
-    shorten(ema_decay=0.8)
-    left, replace = iter(range(1, writes)), os.replace
-
-    def deadly(*paths):
-        if next(left, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*paths)
-
-    os.replace = deadly
-    run = runs.start("T1", {"data_root": str(data_root)})
-    scoring.record_classifier(run, "classification", fit(run, certainty))
 
 
 def together(function, world: int, *arguments, machines: int = 1, limit: float = 400) -> list[int]:
