@@ -116,12 +116,6 @@ def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish
     assert rows[2]["se"] == f"{100 * (share * (1 - share) / 8131) ** 0.5:.1f}"
 
 
-def test_runs_of_other_code_or_settings_are_not_averaged(publish):
-    for seed, (name, value) in enumerate({"sources": {"losses": "b"}, "epochs": 7, "x": 1}.items()):
-        made.change(publish(f"T1,{seed}", asked={"seed": seed}), {name: value})
-    assert len(results._groups(finished.find(published.root()))) == 3
-
-
 def grouped(publish, *several):
     """The seeds of the groups of runs of T4 whose settings are changed so."""
     for number, changes in enumerate(several):
@@ -131,22 +125,21 @@ def grouped(publish, *several):
     return [[record["seed"] for _, record in group] for group in groups]
 
 
-def test_seeds_that_begin_from_their_own_earlier_runs_share_a_row(publish):
-    of_seed = ("init_from", "init_fingerprint", "classification_from", "classification_fingerprint")
-    assert grouped(publish, *({name: f"{name}, {i}" for name in of_seed} for i in (0, 1))) == [
-        [0, 1]
-    ]
+OF_SEED = ("init_from", "init_fingerprint", "classification_from", "classification_fingerprint")
 
 
-@pytest.mark.parametrize(("name", "values"), [
-    ("init_from", ("random", "T3")), ("precision", ("bf16-mixed", "32-true")),
-])  # fmt: skip
-def test_other_first_weights_or_precision_are_not_averaged(publish, name, values):
-    assert grouped(publish, *({name: value} for value in values)) == [[0], [1]]
-
-
-def test_a_second_run_of_a_seed_is_no_further_seed(publish):
-    assert grouped(publish, {"seed": 0}, {"seed": 1}, {"seed": 0}) == [[0, 1], [0]]
+@pytest.mark.parametrize(
+    ("several", "groups"),
+    [
+        ([{name: f"{name}, {i}" for name in OF_SEED} for i in (0, 1)], [[0, 1]]),
+        ([{"init_from": "random"}, {"init_from": "T3"}], [[0], [1]]),
+        ([{"sources": {"losses": "b"}}, {"embed_epochs": 7}, {"x": 1}], [[0], [1], [2]]),
+        ([{"seed": 0}, {"seed": 1}, {"seed": 0}], [[0, 1], [0]]),
+    ],
+    ids=["each seed's own earlier runs", "other weights", "other code or settings", "a seed twice"],
+)
+def test_runs_share_a_row_where_only_their_seeds_differ(publish, several, groups):
+    assert grouped(publish, *several) == groups
 
 
 def test_groups_whose_names_are_equal_have_a_colour_each(publish):
