@@ -110,22 +110,19 @@ def block(forward):
     return type("Wrong", (oracles.Block2,), {"forward": forward})
 
 
-@pytest.mark.parametrize(
-    ("name", "thing", "sentence"),
-    [
-        ("Block2", lambda: oracles.Block2(3), "raises TypeError.* takes 0 positional arguments"),
-        ("Block2", 7, "raises TypeError: 'int' object is not callable"),
-        ("Block2", Scaled, "parameters are gamma, query.weight.*, not those of query, key, value"),
-        ("Block2", lambda channels: nn.Identity(), "parameters are none, not those of query"),
-        ("Block2", block(lambda self, x: x.mean(1)), r"shape \(1, 1, 1\), not \(1, 2, 1, 1\)"),
-        ("Block2", block(lambda self, x: None), "returns NoneType, not a tensor"),
-        ("recall_at_k", lambda embeddings, labels, ks: dict.fromkeys(ks, torch.nan), "holds NaN"),
-        ("recall_at_k", lambda embeddings, labels, ks: {}, "raises KeyError"),
-        ("mine", lambda similarity, labels, margin: sys.exit(3), "raises SystemExit in line"),
-        ("mine", lambda similarity, labels, margin: torch.zeros(2**30, 2**30), "allocate memory"),
-        ("Cars196", lambda root, split: [(torch.zeros(9, 9, 3), 1)], "not \\(3, H, W\\)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "thing", "sentence"), [
+    ("Block2", lambda: oracles.Block2(3), "raises TypeError.* takes 0 positional arguments"),
+    ("Block2", 7, "raises TypeError: 'int' object is not callable"),
+    ("Block2", Scaled, "parameters are gamma, query.weight.*, not those of query, key, value"),
+    ("Block2", lambda channels: nn.Identity(), "parameters are none, not those of query"),
+    ("Block2", block(lambda self, x: x.mean(1)), r"shape \(1, 1, 1\), not \(1, 2, 1, 1\)"),
+    ("Block2", block(lambda self, x: None), "returns NoneType, not a tensor"),
+    ("recall_at_k", lambda embeddings, labels, ks: dict.fromkeys(ks, torch.nan), "holds NaN"),
+    ("recall_at_k", lambda embeddings, labels, ks: {}, "raises KeyError"),
+    ("mine", lambda similarity, labels, margin: sys.exit(3), "raises SystemExit in line"),
+    ("mine", lambda similarity, labels, margin: torch.zeros(2**30, 2**30), "allocate memory"),
+    ("Cars196", lambda root, split: [(torch.zeros(9, 9, 3), 1)], "not \\(3, H, W\\)"),
+])  # fmt: skip
 def test_what_cannot_be_compared_gets_one_sentence(name, thing, sentence):
     (verdict,) = check.check(name, thing)
     assert verdict.said.startswith("unknown: ")

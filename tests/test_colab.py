@@ -67,18 +67,12 @@ def test_a_run_is_launched_and_goes_on_from_drive(launch, tiny_root, tmp_path):
     assert [one.name for one in run.parent.glob("T1*")] == [run.name]
 
 
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ({}, "repository is empty: give the project's address"),
-        ({"repository": "nowhere"}, "cubslib"),
-        ({"repository": str(ROOT), "keep_on_drive": True}, "google"),
-        (
-            {"repository": str(ROOT), "archives": "nowhere"},
-            "archives is nowhere, no folder: name one",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("asked", "says"), [
+    ({}, "repository is empty: give the project's address"),
+    ({"repository": "nowhere"}, "cubslib"),
+    ({"repository": str(ROOT), "keep_on_drive": True}, "google"),
+    ({"repository": str(ROOT), "archives": "nowhere"}, "archives is nowhere, no folder: name one"),
+])  # fmt: skip
 def test_what_cannot_be_done_stops_the_launcher(launch, asked, says):
     with pytest.raises(CellExecutionError, match=says):
         launch(colab=False, **asked)

@@ -62,16 +62,13 @@ def test_the_first_that_fails_stops_the_rest(ran):
     assert [task for task, _ in ran.calls] == ["T1", "T2", "T3"]
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"margn": 0.2}, "run all has no parameter margn: did you mean margin"),
-        ({"epochs": -1}, "epochs is -1; it must be"),
-        ({"batch_size": 18}, "batch_size is 18; it must be 0, or 8 to 1,000,000, a multiple of 4"),
-        ({"dataset": "real"}, "dataset is 'real', but data_root holds no tiny-imagenet-200"),
-        ({"val_classes": 4}, "val_classes is 4; it must be 0, or 2 to half"),
-    ],
-)
+@pytest.mark.parametrize(("given", "sentence"), [
+    ({"margn": 0.2}, "run all has no parameter margn: did you mean margin"),
+    ({"epochs": -1}, "epochs is -1; it must be"),
+    ({"batch_size": 18}, "batch_size is 18; it must be 0, or 8 to 1,000,000, a multiple of 4"),
+    ({"dataset": "real"}, "dataset is 'real', but data_root holds no tiny-imagenet-200"),
+    ({"val_classes": 4}, "val_classes is 4; it must be 0, or 2 to half"),
+])  # fmt: skip
 def test_what_is_wrong_for_one_is_said_before_the_first_begins(given, sentence, ran):
     with pytest.raises(CubsError, match=sentence):
         ran(**given)

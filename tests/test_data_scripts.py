@@ -336,14 +336,11 @@ def test_cars_in_one_folder_are_laid_out(drawn, tmp_path):
     assert "lacks 1 of" in refused("cars196", tmp_path / "other", source)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("relative_im_path", "car_ims/..", "row 2 is not a file and its half"),
-        ("test", float("nan"), "row 2 is not a file and its half"),
-        ("class", 0, "the class 0"),
-    ],
-)
+@pytest.mark.parametrize(("field", "value", "words"), [
+    ("relative_im_path", "car_ims/..", "row 2 is not a file and its half"),
+    ("test", float("nan"), "row 2 is not a file and its half"),
+    ("class", 0, "the class 0"),
+])  # fmt: skip
 def test_a_wrong_row_of_the_one_folder_is_named(drawn, tmp_path, field, value, words):
     source = in_one_folder(drawn / "cars196", tmp_path / "b")
     content = loadmat(source / "cars_annos.mat")

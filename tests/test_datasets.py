@@ -62,15 +62,12 @@ def test_images_are_those_of_the_names(tiny_root, cars_root, split):
             assert label == data.labels[place]
 
 
-@pytest.mark.parametrize(
-    ("options", "train", "val", "test"),
-    [
-        ({}, [0, 1, 2, 3], [], [4, 5, 6, 7]),
-        ({"val_classes": 2}, [0, 2], [1, 3], [4, 5, 6, 7]),
-        ({"limit_classes": 3}, [0, 1, 2], [], [4, 5, 6]),
-        ({"limit_classes": 3, "val_classes": 1}, [0, 1], [2], [4, 5, 6]),
-    ],
-)
+@pytest.mark.parametrize(("options", "train", "val", "test"), [
+    ({}, [0, 1, 2, 3], [], [4, 5, 6, 7]),
+    ({"val_classes": 2}, [0, 2], [1, 3], [4, 5, 6, 7]),
+    ({"limit_classes": 3}, [0, 1, 2], [], [4, 5, 6]),
+    ({"limit_classes": 3, "val_classes": 1}, [0, 1], [2], [4, 5, 6]),
+])  # fmt: skip
 def test_cars_are_split_by_class_over_both_official_halves(cars_root, options, train, val, test):
     labels = {file: label for file, (label, _) in cars_rows(cars_root).items()}
     names = loadmat(cars_root / "devkit/cars_meta.mat", squeeze_me=True)["class_names"]
@@ -191,36 +188,33 @@ def dangle(path):
 IMAGES, VAL = "train/n90000137/images", "val/val_annotations.txt"
 
 
-@pytest.mark.parametrize(
-    ("name", "damage", "sentence"),
-    [
-        ("wnids.txt", remove, "wnids.txt is missing"),
-        ("wnids.txt", row(2, "../../secret"), "wnids.txt row 2 lists '../../secret', which is no"),
-        ("wnids.txt", row(2, "n90000137"), "wnids.txt row 2 lists 'n90000137', again"),
-        ("wnids.txt", row(2, ""), "wnids.txt row 2 lists '', which is no name"),
-        ("wnids.txt", lambda path: path.write_text(""), "wnids.txt lists no class"),
-        ("wnids.txt", lambda path: path.write_text("n90000000"), "n90000137 is no class of wnids"),
-        ("words.txt", remove, "words.txt is missing"),
-        ("words.txt", row(2, "n90000137\tcaf\xe9"), "words.txt row 2 is not UTF-8 text"),
-        ("words.txt", row(2, "n90000137"), "words.txt row 2 is not a wnid, a tab and words"),
-        (VAL, remove, "val_annotations.txt is missing"),
-        (VAL, cut, "val_annotations.txt row 11 (va) has '', no class"),
-        (VAL, row(2, "val_0.JPEG\tn90000000"), "row 2 names val_0.JPEG a sec"),
-        (VAL, row(2, "val_1.JPEG\tn7"), "row 2 (val_1.JPEG) has 'n7', no cl"),
-        (VAL, row(2, "val_1.JPEG"), "row 2 (val_1.JPEG) has '', no class"),
-        (VAL, row(2, "/etc/x\tn90000000"), "row 2 names no file but '/etc/x'"),
-        (VAL, lambda path: path.write_text(""), "names no image"),
-        ("val/images/val_7.JPEG", remove, "val/images lacks 1 of 15 annotated images, val_7.JPEG"),
-        ("val/images/val_3.JPEG", dangle, "val/images/val_3.JPEG is a link to nothing"),
-        ("val/images", empty, "val/images lacks 15 of 15"),
-        ("train/n90000137", shutil.rmtree, "n90000137/images holds no images"),
-        (IMAGES, empty, "n90000137/images holds no images"),
-        (f"{IMAGES}/n90000137_4.JPEG", dangle, f"{IMAGES}/n90000137_4.JPEG is a link to nothing"),
-        ("cars_train/00002.jpg", remove, "cars_train lacks 1 of 16 annotated images, 00002.jpg"),
-        ("cars_train/00002.jpg", dangle, "cars_train/00002.jpg is a link to nothing"),
-        ("cars_test", shutil.rmtree, "cars_test lacks 16 of 16"),
-    ],
-)
+@pytest.mark.parametrize(("name", "damage", "sentence"), [
+    ("wnids.txt", remove, "wnids.txt is missing"),
+    ("wnids.txt", row(2, "../../secret"), "wnids.txt row 2 lists '../../secret', which is no"),
+    ("wnids.txt", row(2, "n90000137"), "wnids.txt row 2 lists 'n90000137', again"),
+    ("wnids.txt", row(2, ""), "wnids.txt row 2 lists '', which is no name"),
+    ("wnids.txt", lambda path: path.write_text(""), "wnids.txt lists no class"),
+    ("wnids.txt", lambda path: path.write_text("n90000000"), "n90000137 is no class of wnids"),
+    ("words.txt", remove, "words.txt is missing"),
+    ("words.txt", row(2, "n90000137\tcaf\xe9"), "words.txt row 2 is not UTF-8 text"),
+    ("words.txt", row(2, "n90000137"), "words.txt row 2 is not a wnid, a tab and words"),
+    (VAL, remove, "val_annotations.txt is missing"),
+    (VAL, cut, "val_annotations.txt row 11 (va) has '', no class"),
+    (VAL, row(2, "val_0.JPEG\tn90000000"), "row 2 names val_0.JPEG a sec"),
+    (VAL, row(2, "val_1.JPEG\tn7"), "row 2 (val_1.JPEG) has 'n7', no cl"),
+    (VAL, row(2, "val_1.JPEG"), "row 2 (val_1.JPEG) has '', no class"),
+    (VAL, row(2, "/etc/x\tn90000000"), "row 2 names no file but '/etc/x'"),
+    (VAL, lambda path: path.write_text(""), "names no image"),
+    ("val/images/val_7.JPEG", remove, "val/images lacks 1 of 15 annotated images, val_7.JPEG"),
+    ("val/images/val_3.JPEG", dangle, "val/images/val_3.JPEG is a link to nothing"),
+    ("val/images", empty, "val/images lacks 15 of 15"),
+    ("train/n90000137", shutil.rmtree, "n90000137/images holds no images"),
+    (IMAGES, empty, "n90000137/images holds no images"),
+    (f"{IMAGES}/n90000137_4.JPEG", dangle, f"{IMAGES}/n90000137_4.JPEG is a link to nothing"),
+    ("cars_train/00002.jpg", remove, "cars_train lacks 1 of 16 annotated images, 00002.jpg"),
+    ("cars_train/00002.jpg", dangle, "cars_train/00002.jpg is a link to nothing"),
+    ("cars_test", shutil.rmtree, "cars_test lacks 16 of 16"),
+])  # fmt: skip
 def test_half_unpacked_or_damaged_data_are_refused_at_once(
     tiny_copy, cars_copy, name, damage, sentence
 ):
@@ -256,25 +250,22 @@ NAN, NOTHING = float("nan"), np.empty(0)
 BOX_OF_3 = r"row 3 \(00003.jpg\) has the box"
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (put(3, **{"class": 0}), r"row 3 \(00003.jpg\) has the class 0; there are 8 names, from 1"),
-        (put(16, **{"class": 9}), r"row 16 \(00016.jpg\) has the class 9; there are 8 names"),
-        (put(3, **{"class": NAN}), r"row 3 \(00003.jpg\) has the class nan, which is no whole"),
-        (put(3, **{"class": 1.5}), r"row 3 \(00003.jpg\) has the class 1.5, which is no whole"),
-        (put(3, **{"class": "car"}), r"row 3 \(00003.jpg\) has the class 'car'"),
-        (put(3, **{"class": NOTHING}), r"row 3 \(00003.jpg\) has the class \[\], which is no"),
-        (drop("class"), "has no column class: the official test rows have theirs in"),
-        (put(3, fname="00002.jpg"), "row 3 names 00002.jpg, as row 2 does"),
-        (put(3, fname="../b.jpg"), r"row 3 has '\.\./b\.jpg' where the name of a file must stand"),
-        (put(3, fname=NAN), "row 3 has nan where the name of a file must stand"),
-        (put(3, bbox_x1=NAN), rf"{BOX_OF_3} \[nan, .* not four whole numbers"),
-        (put(3, bbox_y2="low"), rf"{BOX_OF_3} .*'low'.* not four whole numbers"),
-        (put(3, bbox_x1=90, bbox_x2=20), rf"{BOX_OF_3} 90, \d+, 20, \d+; x1 ≤ x2"),
-        (put(3, bbox_y1=0), rf"{BOX_OF_3} .* count from 1"),
-    ],
-)
+@pytest.mark.parametrize(("change", "sentence"), [
+    (put(3, **{"class": 0}), r"row 3 \(00003.jpg\) has the class 0; there are 8 names, from 1"),
+    (put(16, **{"class": 9}), r"row 16 \(00016.jpg\) has the class 9; there are 8 names"),
+    (put(3, **{"class": NAN}), r"row 3 \(00003.jpg\) has the class nan, which is no whole"),
+    (put(3, **{"class": 1.5}), r"row 3 \(00003.jpg\) has the class 1.5, which is no whole"),
+    (put(3, **{"class": "car"}), r"row 3 \(00003.jpg\) has the class 'car'"),
+    (put(3, **{"class": NOTHING}), r"row 3 \(00003.jpg\) has the class \[\], which is no"),
+    (drop("class"), "has no column class: the official test rows have theirs in"),
+    (put(3, fname="00002.jpg"), "row 3 names 00002.jpg, as row 2 does"),
+    (put(3, fname="../b.jpg"), r"row 3 has '\.\./b\.jpg' where the name of a file must stand"),
+    (put(3, fname=NAN), "row 3 has nan where the name of a file must stand"),
+    (put(3, bbox_x1=NAN), rf"{BOX_OF_3} \[nan, .* not four whole numbers"),
+    (put(3, bbox_y2="low"), rf"{BOX_OF_3} .*'low'.* not four whole numbers"),
+    (put(3, bbox_x1=90, bbox_x2=20), rf"{BOX_OF_3} 90, \d+, 20, \d+; x1 ≤ x2"),
+    (put(3, bbox_y1=0), rf"{BOX_OF_3} .* count from 1"),
+])  # fmt: skip
 @pytest.mark.parametrize("file", [TRAIN_MAT, TEST_MAT])
 def test_a_row_of_cars_that_cannot_be_is_named(cars_copy, file, change, sentence):
     edit(cars_copy, file, change)
@@ -338,15 +329,12 @@ def test_all_troubles_are_found_at_once(tiny_copy):
     assert len(caught.value.troubles) == 3
 
 
-@pytest.mark.parametrize(
-    ("official", "counts_agree", "found", "text"),
-    [
-        (True, True, 99, "complete"),
-        (True, False, 98, "subset: 98 of 99"),
-        (True, False, 99, "99 images, not the official 99"),  # of other numbers a class
-        (False, True, 99, "99 images, not the official 99"),  # of other classes
-    ],
-)
+@pytest.mark.parametrize(("official", "counts_agree", "found", "text"), [
+    (True, True, 99, "complete"),
+    (True, False, 98, "subset: 98 of 99"),
+    (True, False, 99, "99 images, not the official 99"),  # of other numbers a class
+    (False, True, 99, "99 images, not the official 99"),  # of other classes
+])  # fmt: skip
 def test_complete_means_the_official_counts_and_classes(official, counts_agree, found, text):
     assert datasets._protocol(official, counts_agree, found, 99, 0) == text
 

@@ -36,18 +36,15 @@ EXIF = Image.Exif()
 EXIF[0x0112] = 6
 
 
-@pytest.mark.parametrize(
-    ("change", "how"),
-    [
-        (lambda image: image.resize((64, 63)), {}),
-        (lambda image: image.resize((65, 64)), {}),
-        (lambda image: image.convert("CMYK"), {}),
-        (lambda image: image, {"exif": EXIF}),
-        (lambda image: image, {"keep_rgb": True}),
-        (lambda image: image, {"cut": 50}),
-        (lambda image: image, {"format": "PNG"}),
-    ],
-)
+@pytest.mark.parametrize(("change", "how"), [
+    (lambda image: image.resize((64, 63)), {}),
+    (lambda image: image.resize((65, 64)), {}),
+    (lambda image: image.convert("CMYK"), {}),
+    (lambda image: image, {"exif": EXIF}),
+    (lambda image: image, {"keep_rgb": True}),
+    (lambda image: image, {"cut": 50}),
+    (lambda image: image, {"format": "PNG"}),
+])  # fmt: skip
 def test_what_is_no_plain_jpeg_is_left_to_pillow(tmp_path, change, how):
     path, how = tmp_path / "photo.jpg", dict(how)
     less = how.pop("cut", 0)

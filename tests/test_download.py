@@ -107,18 +107,15 @@ def serve(monkeypatch):
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize(
-    ("how", "asked"),
-    [
-        ({}, [0]),
-        ({"drop": 90_000}, [0, 90_000, 180_000]),
-        ({"drop": 90_000, "stall": True}, [0, 65_536, 131_072]),  # a whole buffer at a time
-        ({"status": 503, "first": 2}, [0, 0, 0]),
-        ({"to": "/other.zip"}, [0, 0]),
-        ({"told": MD5}, [0]),
-        ({"endless": True}, [0]),
-    ],
-)
+@pytest.mark.parametrize(("how", "asked"), [
+    ({}, [0]),
+    ({"drop": 90_000}, [0, 90_000, 180_000]),
+    ({"drop": 90_000, "stall": True}, [0, 65_536, 131_072]),  # a whole buffer at a time
+    ({"status": 503, "first": 2}, [0, 0, 0]),
+    ({"to": "/other.zip"}, [0, 0]),
+    ({"told": MD5}, [0]),
+    ({"endless": True}, [0]),
+])  # fmt: skip
 def test_what_can_be_had_is_had(serve, tmp_path, known, how, asked):
     archive = serve(known, **how)
     path = fetch(archive, tmp_path / "data")
@@ -155,35 +152,28 @@ def test_a_download_goes_on_in_another_process_or_begins_anew(serve, tmp_path):
 WRONG = CONTENT[:9000] + b"x" + CONTENT[9001:]
 
 
-@pytest.mark.parametrize(
-    ("known", "how", "sentence"),
-    [
-        (True, {"drop": 0}, r"ended after 0 of .* or broke off|3 times in a row"),
-        (True, {"more": 100}, r"offers 205,\d+ bytes, not the 20\d,\d+ of the archive"),
-        (False, {"more": 100, "end": ""}, "3 times in a row: call this again later, which goes on"),
-        (True, {"more": -100}, r"offers .* bytes, not the 20"),
-        (False, {"more": -100}, r"gave other bytes than it should .* thrown away"),
-        (True, {"content": WRONG}, rf"gave other bytes than it should \(MD5 .*, not {MD5}\)"),
-        (False, {"content": WRONG}, r"gave other bytes than it should \(a.txt is damaged\)"),
-        (False, {"told": "0" * 32}, r"gave other bytes than it should \(MD5 .*, not 0{32}\)"),
-        (True, {"type": "text/html; charset=utf-8"}, r"is a web page \(a log-in, or an error\)"),
-        (False, {"content": b"<html>log in</html>"}, "gives something else than a zip"),
-        (True, {"status": 404, "type": "text/html"}, r"answers 404 \(Not Found\)"),
-        (True, {"status": 403}, r"answers 403 \(Forbidden\)"),
-        (True, {"status": 503}, r"answers 503 \(Service Unavailable\), 3 times in a row"),
-        (
-            True,
-            {"to": "file:///etc/passwd"},
-            "sends us on to file://, which is not http or https at",
-        ),
-        (True, {"to": "http://evil.example/x"}, "sends us on to http://evil.example, which is not"),
-        (True, {"to": "http://x127.0.0.1/x"}, "sends us on to http://x127.0.0.1, which is not"),
-        (True, {"to": "ftp://127.0.0.1/x"}, "sends us on to ftp://127.0.0.1, which is not"),
-        (True, {"to": "http://[::1/x"}, "cannot be reached, or broke off"),
-        (True, {"to": "/file.zip"}, "sends us on and on"),
-        (True, {"drop": 0, "stall": True}, "has sent nothing for a while, 3 times in a row"),
-    ],
-)
+@pytest.mark.parametrize(("known", "how", "sentence"), [
+    (True, {"drop": 0}, r"ended after 0 of .* or broke off|3 times in a row"),
+    (True, {"more": 100}, r"offers 205,\d+ bytes, not the 20\d,\d+ of the archive"),
+    (False, {"more": 100, "end": ""}, "3 times in a row: call this again later, which goes on"),
+    (True, {"more": -100}, r"offers .* bytes, not the 20"),
+    (False, {"more": -100}, r"gave other bytes than it should .* thrown away"),
+    (True, {"content": WRONG}, rf"gave other bytes than it should \(MD5 .*, not {MD5}\)"),
+    (False, {"content": WRONG}, r"gave other bytes than it should \(a.txt is damaged\)"),
+    (False, {"told": "0" * 32}, r"gave other bytes than it should \(MD5 .*, not 0{32}\)"),
+    (True, {"type": "text/html; charset=utf-8"}, r"is a web page \(a log-in, or an error\)"),
+    (False, {"content": b"<html>log in</html>"}, "gives something else than a zip"),
+    (True, {"status": 404, "type": "text/html"}, r"answers 404 \(Not Found\)"),
+    (True, {"status": 403}, r"answers 403 \(Forbidden\)"),
+    (True, {"status": 503}, r"answers 503 \(Service Unavailable\), 3 times in a row"),
+    (True, {"to": "file:///etc/passwd"}, "sends us on to file://, which is not http or https at"),
+    (True, {"to": "http://evil.example/x"}, "sends us on to http://evil.example, which is not"),
+    (True, {"to": "http://x127.0.0.1/x"}, "sends us on to http://x127.0.0.1, which is not"),
+    (True, {"to": "ftp://127.0.0.1/x"}, "sends us on to ftp://127.0.0.1, which is not"),
+    (True, {"to": "http://[::1/x"}, "cannot be reached, or broke off"),
+    (True, {"to": "/file.zip"}, "sends us on and on"),
+    (True, {"drop": 0, "stall": True}, "has sent nothing for a while, 3 times in a row"),
+])  # fmt: skip
 def test_what_cannot_be_had_is_a_sentence(serve, tmp_path, known, how, sentence):
     archive = serve(known, **how)
     with pytest.raises(CubsError, match=rf"{sentence}.*--source\.$") as caught:

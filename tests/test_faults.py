@@ -186,17 +186,14 @@ def test_what_may_not_be_read_is_named(call, begin, tmp_path, monkeypatch):
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("seed", 2**64, "0 to 9,223,372,036,854,775,807"), ("classify_epochs", 10**30, "100,000"),
-        ("embedding_dim", 10**7, "2 to 65,536"), ("lr", 1e308, "0 to 1,000"),
-        ("lr", 10**400, "0 to 1,000"), ("beta", float("inf"), "0.001 to 10,000"),
-        ("margin", 10**400, "0 to 100"), ("lam", float("nan"), "0 to 1"),
-        ("batch_size", 4 * 10**18, "8 to 1,000,000"), ("limit_classes", 10**12, "1,000,000"),
-        ("image_size", 10**6, "32 to 4,096"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "value", "says"), [
+    ("seed", 2**64, "0 to 9,223,372,036,854,775,807"), ("classify_epochs", 10**30, "100,000"),
+    ("embedding_dim", 10**7, "2 to 65,536"), ("lr", 1e308, "0 to 1,000"),
+    ("lr", 10**400, "0 to 1,000"), ("beta", float("inf"), "0.001 to 10,000"),
+    ("margin", 10**400, "0 to 100"), ("lam", float("nan"), "0 to 1"),
+    ("batch_size", 4 * 10**18, "8 to 1,000,000"), ("limit_classes", 10**12, "1,000,000"),
+    ("image_size", 10**6, "32 to 4,096"),
+])  # fmt: skip
 def test_nonsense_past_all_bounds_is_refused(name, value, says, begin):
     refused(lambda: begin("T4", **{name: value}), f"{name} is ", says)
 

@@ -109,17 +109,14 @@ def test_a_run_whose_history_is_gone_stops_no_table(tmp_path):
 # --- the earlier notebook's run, rule by rule ---
 
 
-@pytest.mark.parametrize(
-    ("theirs", "says"),
-    [
-        ({"dataset": "real"}, "dataset='real'"),
-        ({"preset": "cpu"}, "preset='cpu'"),
-        ({"stem": "3x3"}, "stem='3x3'"),
-        ({"limit_classes": 2}, "limit_classes=2"),
-        ({"data_fingerprint": "g"}, "data_fingerprint='g'"),
-        ({"epochs": 1, "limit_classes": 2}, "limit_classes=2, epochs=1"),
-    ],
-)
+@pytest.mark.parametrize(("theirs", "says"), [
+    ({"dataset": "real"}, "dataset='real'"),
+    ({"preset": "cpu"}, "preset='cpu'"),
+    ({"stem": "3x3"}, "stem='3x3'"),
+    ({"limit_classes": 2}, "limit_classes=2"),
+    ({"data_fingerprint": "g"}, "data_fingerprint='g'"),
+    ({"epochs": 1, "limit_classes": 2}, "limit_classes=2, epochs=1"),
+])  # fmt: skip
 def test_a_run_that_does_not_fit_is_not_the_earlier_one_however_new(theirs, says, tmp_path):
     write(tmp_path / "trial", minute=9, **theirs)
     found, why = earlier(tmp_path)
@@ -178,17 +175,14 @@ def test_the_run_itself_and_what_was_set_aside_are_left_out(tmp_path):
         None, "There is no finished run of T3 beside this one.")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("asked", "chosen", "name"),
-    [
-        ({}, "parallel", "newest"),
-        ({"fashion": "serial_21"}, "serial_21", "serial"),
-        ({"fashion": "serial_12"}, "serial_12", None),
-        ({"init_from": "random"}, "parallel", None),
-        ({"init_from": "runs/serial"}, "serial_21", "serial"),
-        ({"init_from": "plain/random"}, "parallel", "random"),  # a folder, of a ResNet-18
-    ],
-)
+@pytest.mark.parametrize(("asked", "chosen", "name"), [
+    ({}, "parallel", "newest"),
+    ({"fashion": "serial_21"}, "serial_21", "serial"),
+    ({"fashion": "serial_12"}, "serial_12", None),
+    ({"init_from": "random"}, "parallel", None),
+    ({"init_from": "runs/serial"}, "serial_21", "serial"),
+    ({"init_from": "plain/random"}, "parallel", "random"),  # a folder, of a ResNet-18
+])  # fmt: skip
 def test_t4_begins_from_t3_s_weights_of_its_fashion(asked, chosen, name, begin, tmp_path):
     for minute, (run, settled) in enumerate([
         ("oldest", {}), ("serial", {"fashion": "serial_21"}), ("newest", {}),
@@ -210,17 +204,14 @@ def test_t4_begins_from_t3_s_weights_of_its_fashion(asked, chosen, name, begin, 
 # --- checkpoints ---
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (None, "is missing: name a finished run or its checkpoint"),
-        (b"no checkpoint", "is no checkpoint that can be read: give a best.ckpt"),
-        (pickle.dumps(print), "is no checkpoint that can be read"),
-        ({"state_dict": re.compile("a"), "config": {}}, "is no checkpoint that can be read"),
-        ({"model": {}}, "is no checkpoint of this library: give a best.ckpt"),
-        ([1, 2], "is no checkpoint of this library"),
-    ],
-)
+@pytest.mark.parametrize(("content", "sentence"), [
+    (None, "is missing: name a finished run or its checkpoint"),
+    (b"no checkpoint", "is no checkpoint that can be read: give a best.ckpt"),
+    (pickle.dumps(print), "is no checkpoint that can be read"),
+    ({"state_dict": re.compile("a"), "config": {}}, "is no checkpoint that can be read"),
+    ({"model": {}}, "is no checkpoint of this library: give a best.ckpt"),
+    ([1, 2], "is no checkpoint of this library"),
+])  # fmt: skip
 def test_what_is_no_checkpoint_is_refused(content, sentence, tmp_path):
     path = tmp_path / "x.ckpt"
     if isinstance(content, bytes):

@@ -157,14 +157,11 @@ def test_a_box_outside_the_photograph_or_empty_is_refused(box, photos, file, t4)
     refused(call, "1.png has 40 × 30 pixels, its box (left, upper, right, lower) is", "give one")
 
 
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [
-        ("gray.png", {"mode": "L"}), ("ink.jpg", {"mode": "CMYK"}), ("alpha.png", {"mode": "RGBA"}),
-        ("point.png", {"size": (1, 1)}), ("line.png", {"size": (900, 1)}),
-        ("palette.gif", {"mode": "P"}), ("bits.png", {"mode": "1"}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "how"), [
+    ("gray.png", {"mode": "L"}), ("ink.jpg", {"mode": "CMYK"}), ("alpha.png", {"mode": "RGBA"}),
+    ("point.png", {"size": (1, 1)}), ("line.png", {"size": (900, 1)}),
+    ("palette.gif", {"mode": "P"}), ("bits.png", {"mode": "1"}),
+])  # fmt: skip
 def test_images_of_any_form_are_embedded_and_searched_for(name, how, photos, t4):
     photo = noise(photos / "odd" / name, **how)
     made = galleries.make(photos, t4.folder, photos / "own.npz")

@@ -56,34 +56,29 @@ def ours(change):
     return model
 
 
-@pytest.mark.parametrize(
-    ("model", "sentence"),
-    [
-        (without("config"), "Own.config is None; it must be a dict with the network's name, such"),
-        (changed(config={"num_classes": 3}), "must be a dict with the network's name"),
-        (changed(config={"network": "own", "width": np.float64(1)}), None),
-        (changed(config={"network": "own", "width": np.int64(1)}), "must hold texts, numbers and"),
-        (changed(config={"network": "own", "sizes": (1, 2)}), "must hold texts, numbers and lists"),
-        (changed(config={"network": "own", "layer": nn.ReLU}), "must hold texts, numbers and list"),
-        (without("fc"), "Own lacks `features`, a method, or `fc`, an nn.Linear"),
-        (
-            changed(fc=nn.Sequential(nn.Linear(8, 3), nn.ReLU())),
-            "Own lacks `features`, a method, or `fc`",
-        ),
-        (changed(features=None), "Own lacks `features`, a method, or `fc`"),
-        (changed(fc=nn.Linear(8, 4)), "Own.fc has 4 outputs; it must have 3."),
-        (Subclass(3), "Subclass is not what its config describes: give your own network a name of"),
-        (changed(config={"network": "custom_cnn"}), "Own is not what its config describes"),
-        (ours(lambda m: setattr(m, "norm", nn.Identity())), "CustomCNN is not what its config"),
-        (Square(), "Square cannot read images of 48 × 48 pixels (mat1 and mat2 shapes cannot be"),
-        (Narrow(3), "Narrow makes features (2, 8, 7, 7) and outputs (2, 3) of 2 images; by its"),
-        (models.CustomCNN(3), None),
-        (models.embed(models.cubs_resnet18(7, "parallel", gate_bias=1), 16), None),
-        (models.embed(Own(9), 16), None),
-        (models.embed(Own(9), 16, norm=True), None),
-        (Own(3), None),
-    ],
-)
+@pytest.mark.parametrize(("model", "sentence"), [
+    (without("config"), "Own.config is None; it must be a dict with the network's name, such"),
+    (changed(config={"num_classes": 3}), "must be a dict with the network's name"),
+    (changed(config={"network": "own", "width": np.float64(1)}), None),
+    (changed(config={"network": "own", "width": np.int64(1)}), "must hold texts, numbers and"),
+    (changed(config={"network": "own", "sizes": (1, 2)}), "must hold texts, numbers and lists"),
+    (changed(config={"network": "own", "layer": nn.ReLU}), "must hold texts, numbers and list"),
+    (without("fc"), "Own lacks `features`, a method, or `fc`, an nn.Linear"),
+    (changed(fc=nn.Sequential(nn.Linear(8, 3), nn.ReLU())),
+     "Own lacks `features`, a method, or `fc`"),
+    (changed(features=None), "Own lacks `features`, a method, or `fc`"),
+    (changed(fc=nn.Linear(8, 4)), "Own.fc has 4 outputs; it must have 3."),
+    (Subclass(3), "Subclass is not what its config describes: give your own network a name of"),
+    (changed(config={"network": "custom_cnn"}), "Own is not what its config describes"),
+    (ours(lambda m: setattr(m, "norm", nn.Identity())), "CustomCNN is not what its config"),
+    (Square(), "Square cannot read images of 48 × 48 pixels (mat1 and mat2 shapes cannot be"),
+    (Narrow(3), "Narrow makes features (2, 8, 7, 7) and outputs (2, 3) of 2 images; by its"),
+    (models.CustomCNN(3), None),
+    (models.embed(models.cubs_resnet18(7, "parallel", gate_bias=1), 16), None),
+    (models.embed(Own(9), 16), None),
+    (models.embed(Own(9), 16, norm=True), None),
+    (Own(3), None),
+])  # fmt: skip
 def test_a_network_that_lacks_something_is_refused_before_training(
     model, sentence, begin, monkeypatch
 ):

@@ -49,27 +49,21 @@ def refused(command):
     return call
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3", 3), ("-1", -1), ("1e3", 1000.0), ("0.2", 0.2), ("True", True), ("false", "false"),
-        ("real", "real"), ("runs/a b", "runs/a b"), ("", ""), ("2 apples", "2 apples"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "value"), [
+    ("3", 3), ("-1", -1), ("1e3", 1000.0), ("0.2", 0.2), ("True", True), ("false", "false"),
+    ("real", "real"), ("runs/a b", "runs/a b"), ("", ""), ("2 apples", "2 apples"),
+])  # fmt: skip
 def test_values_are_read_as_papermill_reads_them(text, value):
     name, found = __main__._parsed(["x", text])
     assert (name, found, type(found)) == ("x", value, type(value))
 
 
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        (["epoch", "2"], "T1 has no parameter epoch: did you mean epochs."),
-        (["restart", "false"], "restart is 'false'; it must be True or False."),
-        (["epochs", "1e3"], "epochs is 1000.0; it must be a whole number."),
-        (["seed", "1"], "run_dir mine began with seed=0: ask for the same, for restart=True"),
-    ],
-)
+@pytest.mark.parametrize(("asked", "sentence"), [
+    (["epoch", "2"], "T1 has no parameter epoch: did you mean epochs."),
+    (["restart", "false"], "restart is 'false'; it must be True or False."),
+    (["epochs", "1e3"], "epochs is 1000.0; it must be a whole number."),
+    (["seed", "1"], "run_dir mine began with seed=0: ask for the same, for restart=True"),
+])  # fmt: skip
 def test_run_refuses_in_one_sentence_before_a_kernel_starts(asked, sentence, begin, refused):
     run = begin("T1", run_dir="mine")
     before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
@@ -223,19 +217,16 @@ def test_a_gallery_s_run_is_found_by_its_name(command, refused, project, t4, car
     assert "cars.npz is no gallery that can be read" in refused(*search)
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "sentence"),
-    [
-        ("--box", "1,2,3", "its box (left, upper, right, lower) is 1, 2, 3: give one within"),
-        ("--box", "0,0,900,9", "its box (left, upper, right, lower) is 0, 0, 900, 9"),
-        ("--box", "a,b,c,d", "--box is 'a,b,c,d'; it must be four whole numbers, left,top,"),
-        ("--box", "", "--box is ''; it must be four whole numbers"),
-        ("--box", "0,0,1e3,2", "--box is '0,0,1e3,2'; it must be four whole numbers"),
-        ("--sheet", "found.jpg", "--sheet is found.jpg; it must end in .png."),
-        ("--sheet", "found.png", "sample/cars196 has no cars_t"),
-        ("--gallery", "gone.npz", "gone.npz is missing: `python -m cubslib gallery` makes one."),
-    ],
-)
+@pytest.mark.parametrize(("option", "value", "sentence"), [
+    ("--box", "1,2,3", "its box (left, upper, right, lower) is 1, 2, 3: give one within"),
+    ("--box", "0,0,900,9", "its box (left, upper, right, lower) is 0, 0, 900, 9"),
+    ("--box", "a,b,c,d", "--box is 'a,b,c,d'; it must be four whole numbers, left,top,"),
+    ("--box", "", "--box is ''; it must be four whole numbers"),
+    ("--box", "0,0,1e3,2", "--box is '0,0,1e3,2'; it must be four whole numbers"),
+    ("--sheet", "found.jpg", "--sheet is found.jpg; it must end in .png."),
+    ("--sheet", "found.png", "sample/cars196 has no cars_t"),
+    ("--gallery", "gone.npz", "gone.npz is missing: `python -m cubslib gallery` makes one."),
+])  # fmt: skip
 def test_search_refuses_in_one_sentence(option, value, sentence, refused, project, t4, cars_root):
     photo = cars_root / t4.test.names[0]
     assert sentence in refused("search", photo, "--run", t4.folder, option, value)

@@ -72,14 +72,11 @@ def test_a_file_cut_anywhere_or_of_one_wrong_byte_never_ends_in_another_error(co
             continue
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (np.zeros((60, 60), np.uint8), "cut or too large"),
-        (["two", "lines"], "a text of another kind"),
-        (np.eye(3, dtype=object), "0"),
-    ],
-)
+@pytest.mark.parametrize(("value", "words"), [
+    (np.zeros((60, 60), np.uint8), "cut or too large"),
+    (["two", "lines"], "a text of another kind"),
+    (np.eye(3, dtype=object), "0"),
+])  # fmt: skip
 def test_what_no_table_holds_is_refused(value, words, monkeypatch):
     monkeypatch.setattr(matlab, "LARGEST", 3000)
     content = saved(compressed=True, annotations=value)

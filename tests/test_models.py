@@ -120,16 +120,13 @@ def test_an_embedding_layer_behind_a_norm_reads_centred_features(pictures):
     assert "norm" not in embed(resnet18(7), 512).config
 
 
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda: resnet18(7, stem="5x5"), "stem is '5x5'; it is one of 7x7, 3x3"),
-        (lambda: cubs_resnet18(7, "serial"), "fashion is 'serial'; it is one of parallel"),
-        (lambda: cubs_resnet18(7, ""), "fashion is ''; it is one of parallel"),
-        (lambda: rebuild({"network": "vgg"}), "network is 'vgg'; it is one of custom_cnn"),
-        (lambda: rebuild({}), "network is None; it is one of"),
-    ],
-)
+@pytest.mark.parametrize(("make", "sentence"), [
+    (lambda: resnet18(7, stem="5x5"), "stem is '5x5'; it is one of 7x7, 3x3"),
+    (lambda: cubs_resnet18(7, "serial"), "fashion is 'serial'; it is one of parallel"),
+    (lambda: cubs_resnet18(7, ""), "fashion is ''; it is one of parallel"),
+    (lambda: rebuild({"network": "vgg"}), "network is 'vgg'; it is one of custom_cnn"),
+    (lambda: rebuild({}), "network is None; it is one of"),
+])  # fmt: skip
 def test_what_is_none_is_refused(make, sentence):
     with pytest.raises(CubsError, match=sentence):
         make()

@@ -167,13 +167,10 @@ def test_a_finished_run_is_shown_without_training(root):
     assert {path.parent for path in changed} == {folder / "figures"}  # drawn again
 
 
-@pytest.mark.parametrize(
-    ("more", "sentence"),
-    [
-        ({"margn": 0.2}, "T4 has no parameter margn: did you mean margin."),
-        ({"margin": 0.3}, "run_dir T4_retrieval began with margin=0.1"),
-    ],
-)
+@pytest.mark.parametrize(("more", "sentence"), [
+    ({"margn": 0.2}, "T4 has no parameter margn: did you mean margin."),
+    ({"margin": 0.3}, "run_dir T4_retrieval began with margin=0.1"),
+])  # fmt: skip
 def test_papermill_refuses_in_a_sentence(root, more, sentence):
     folder = root / "runs" / STEMS["T4"]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -171,15 +171,12 @@ def ends(project: Path, data_root: Path, how: str) -> None:
         store.set("ended", "")
 
 
-@pytest.mark.parametrize(
-    ("how", "sentence"),
-    [
-        ("start", "run_dir mine is in use by another process: wait for it or name another."),
-        ("uneven", "batch_size is 15; with 2 processes it must be a multiple of 2."),
-        ("lost", "the disk is full."),
-        ("ended by torchrun", "the disk is full."),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("how", "sentence"), [
+    ("start", "run_dir mine is in use by another process: wait for it or name another."),
+    ("uneven", "batch_size is 15; with 2 processes it must be a multiple of 2."),
+    ("lost", "the disk is full."),
+    ("ended by torchrun", "the disk is full."),
+])  # fmt: skip
 def test_all_end_with_the_sentence_of_the_one_that_failed(how, sentence, data_root, project):
     here = project("here")
     with lock(here / "runs/.mine.lock") if how == "start" else open(os.devnull):

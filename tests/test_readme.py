@@ -109,21 +109,18 @@ def test_a_network_of_one_s_own_learns_retrieval_on_class_folders(names, capsys)
         assert max(cosine for name, _, cosine in found if name == "iris/3.jpg") > 0.99
 
 
-@pytest.mark.parametrize(
-    ("task", "pick", "asked", "sentence"),
-    [
-        ("T1", lambda n: n["known"][:2], {}, "splits must be three PackedImages, train, val and"),
-        ("T1", lambda n: n["zero_shot"], {}, "splits must be three PackedImages"),
-        ("T4", lambda n: (None, None, n["known"][0]), {}, "splits must be three PackedImages"),
-        ("T1", lambda n: n["known"], {"limit_classes": 2}, "limit_classes is 2; with splits"),
-        ("T1", lambda n: n["known"], {"dataset": "real"}, "dataset is 'real'; with splits"),
-        ("T4", lambda n: n["zero_shot"], {"val_classes": 2}, "val_classes is 2; with splits of"),
-        ("T4", lambda n: n["known"], {}, "train and test share the class aster: T4 is tested on"),
-        ("T1", lambda n: (*n["known"][:2], n["split"](n["labels"] < 3)), {}, "rose has no image"),
-        ("T1", lambda n: (n["split"](n["labels"] < 1),) * 3, {}, "train has images of 1 classes"),
-        ("T1", lambda n: (n["known"][0], n["split"]([]), n["known"][2]), {}, "val has images of 0"),
-    ],
-)
+@pytest.mark.parametrize(("task", "pick", "asked", "sentence"), [
+    ("T1", lambda n: n["known"][:2], {}, "splits must be three PackedImages, train, val and"),
+    ("T1", lambda n: n["zero_shot"], {}, "splits must be three PackedImages"),
+    ("T4", lambda n: (None, None, n["known"][0]), {}, "splits must be three PackedImages"),
+    ("T1", lambda n: n["known"], {"limit_classes": 2}, "limit_classes is 2; with splits"),
+    ("T1", lambda n: n["known"], {"dataset": "real"}, "dataset is 'real'; with splits"),
+    ("T4", lambda n: n["zero_shot"], {"val_classes": 2}, "val_classes is 2; with splits of"),
+    ("T4", lambda n: n["known"], {}, "train and test share the class aster: T4 is tested on"),
+    ("T1", lambda n: (*n["known"][:2], n["split"](n["labels"] < 3)), {}, "rose has no image"),
+    ("T1", lambda n: (n["split"](n["labels"] < 1),) * 3, {}, "train has images of 1 classes"),
+    ("T1", lambda n: (n["known"][0], n["split"]([]), n["known"][2]), {}, "val has images of 0"),
+])  # fmt: skip
 def test_splits_that_do_not_serve_are_refused(task, pick, asked, sentence, names):
     refused(lambda: runs.start(task, asked, pick(names)), sentence)
     assert not Path("runs").exists()

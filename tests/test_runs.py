@@ -205,24 +205,18 @@ def test_weights_named_by_path_are_settled_with_their_fingerprint(begin, tmp_pat
 # --- what is refused ---
 
 
-@pytest.mark.parametrize(
-    ("task", "asked", "sentence"),
-    [
-        ("T4", {"In": ["# Parameters\nmargn = 1"], "margn": 1}, "no parameter margn: did you mean"),
-        ("T1", {"epochs": -3}, "epochs is -3; it must be 0 to"),
-        ("T1", {"dataset": "real"}, "dataset is 'real', but data_root holds no tiny-imagenet-200"),
-        ("T4", {"dataset": "real"}, "get_cars196.py, or ask for dataset='sample'"),
-        ("T4", {"val_classes": 3}, "val_classes is 3; it must be 0, or 2 to half"),
-        ("T4", {"init_from": "nowhere.ckpt"}, "nowhere.ckpt is missing"),
-        ("T4", {"init_from": "custom_cnn"}, "init_from is a custom_cnn with stem None; it must be"),
-        ("T4", {"init_from": "3x3"}, "init_from is a resnet18 with stem 3x3; .* stem 7x7"),
-        (
-            "T4",
-            {"init_from": "parallel", "fashion": "serial_12"},
-            "fashion is 'serial_12', but init_from .* 'parallel'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("task", "asked", "sentence"), [
+    ("T4", {"In": ["# Parameters\nmargn = 1"], "margn": 1}, "no parameter margn: did you mean"),
+    ("T1", {"epochs": -3}, "epochs is -3; it must be 0 to"),
+    ("T1", {"dataset": "real"}, "dataset is 'real', but data_root holds no tiny-imagenet-200"),
+    ("T4", {"dataset": "real"}, "get_cars196.py, or ask for dataset='sample'"),
+    ("T4", {"val_classes": 3}, "val_classes is 3; it must be 0, or 2 to half"),
+    ("T4", {"init_from": "nowhere.ckpt"}, "nowhere.ckpt is missing"),
+    ("T4", {"init_from": "custom_cnn"}, "init_from is a custom_cnn with stem None; it must be"),
+    ("T4", {"init_from": "3x3"}, "init_from is a resnet18 with stem 3x3; .* stem 7x7"),
+    ("T4", {"init_from": "parallel", "fashion": "serial_12"},
+     "fashion is 'serial_12', but init_from .* 'parallel'"),
+])  # fmt: skip
 def test_what_cannot_be_done_is_refused_in_a_sentence(task, asked, sentence, begin, tmp_path):
     checkpoint(tmp_path / "custom_cnn", network="custom_cnn", stem=None)
     checkpoint(tmp_path / "3x3", network="resnet18", stem="3x3")

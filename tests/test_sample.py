@@ -35,13 +35,10 @@ def things(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(
-    ("annotations", "part", "per_class"),
-    [
-        ("devkit/cars_train_annos.mat", "cars_train", 3),
-        ("cars_test_annos_withlabels.mat", "cars_test", 2),
-    ],
-)
+@pytest.mark.parametrize(("annotations", "part", "per_class"), [
+    ("devkit/cars_train_annos.mat", "cars_train", 3),
+    ("cars_test_annos_withlabels.mat", "cars_test", 2),
+])  # fmt: skip
 def test_cars_have_the_official_layout(cars, annotations, part, per_class):
     rows = loadmat(cars / annotations)["annotations"]
     assert rows.dtype.names == ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")

@@ -329,25 +329,22 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("metrics.py", "from cubslib import sampling", "metrics imports sampling"),
-        ("metrics.py", "from . import sampling", "metrics imports sampling"),
-        ("metrics.py", "from .sampling import shuffled", "metrics imports sampling.shuffled"),
-        ("metrics.py", "import cubslib.sampling as s", "metrics imports sampling"),
-        ("metrics.py", "def f():\n  from cubslib.sampling import x", "metrics imports sampling.x"),
-        ("metrics.py", "from cubslib.runs.run import start", "metrics imports runs.run.start"),
-        ("runs/history.py", "from cubslib.losses import x", None),  # no such module: Python says it
-        ("__init__.py", "from cubslib import disk", "__init__ imports disk"),
-        ("disk.py", "from cubslib import metrics", "disk imports metrics"),
-        ("runs/history.py", "from cubslib.runs.run import start", "go round"),
-        ("runs/history.py", "from cubslib.runs import run", "go round"),
-        ("runs/history.py", "from cubslib import sampling", None),
-        ("losses.py", "", "no row for losses"),
-        ("pages/site.py", "", "no row for pages"),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "says"), [
+    ("metrics.py", "from cubslib import sampling", "metrics imports sampling"),
+    ("metrics.py", "from . import sampling", "metrics imports sampling"),
+    ("metrics.py", "from .sampling import shuffled", "metrics imports sampling.shuffled"),
+    ("metrics.py", "import cubslib.sampling as s", "metrics imports sampling"),
+    ("metrics.py", "def f():\n  from cubslib.sampling import x", "metrics imports sampling.x"),
+    ("metrics.py", "from cubslib.runs.run import start", "metrics imports runs.run.start"),
+    ("runs/history.py", "from cubslib.losses import x", None),  # no such module: Python says it
+    ("__init__.py", "from cubslib import disk", "__init__ imports disk"),
+    ("disk.py", "from cubslib import metrics", "disk imports metrics"),
+    ("runs/history.py", "from cubslib.runs.run import start", "go round"),
+    ("runs/history.py", "from cubslib.runs import run", "go round"),
+    ("runs/history.py", "from cubslib import sampling", None),
+    ("losses.py", "", "no row for losses"),
+    ("pages/site.py", "", "no row for pages"),
+])  # fmt: skip
 def test_an_import_that_is_not_allowed_is_seen(name, text, says):
     allowed = README + "| `disk` | files | none |\n"
     assert list(imports(FILES, allowed)) == []
@@ -356,14 +353,11 @@ def test_an_import_that_is_not_allowed_is_seen(name, text, says):
     assert says is None or says in found[0]
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ("| `los` | a loss | none |", "names los, which is no module"),
-        ("| `losses` | a loss | metrix |", "names losses, which is no module"),
-        ("| `disk` | files | metrics |\n| `metrics` | x | disk |", "go round"),
-    ],
-)
+@pytest.mark.parametrize(("row", "says"), [
+    ("| `los` | a loss | none |", "names los, which is no module"),
+    ("| `losses` | a loss | metrix |", "names losses, which is no module"),
+    ("| `disk` | files | metrics |\n| `metrics` | x | disk |", "go round"),
+])  # fmt: skip
 def test_a_row_that_is_wrong_is_seen(row, says):
     found = list(imports(FILES, f"{README}| `disk` | files | none |\n{row}\n"))
     assert any(says in breach for breach in found)
@@ -376,31 +370,28 @@ def test_code_that_a_number_comes_from_and_no_record_names_is_seen():
     assert found == ["blocks imports attend, whose code no record fingerprints"]
 
 
-@pytest.mark.parametrize(
-    ("check", "breach"),
-    [
-        (layout, {"utils.py": b""}),
-        (layout, {"notebooks/T5.ipynb": b""}),
-        (layout, {"environment.yml": None}),
-        (committed, {"notes.txt": b"x" * 500_001}),
-        (committed, {"notebooks/car.jpg": b""}),
-        (committed, {"notebooks/best.ckpt": b""}),
-        (committed, {"notebooks/results/T1/last.ckpt": b""}),
-        (committed, {"notebooks/results/T1/best.ckpt": b"x" * 32_000_001}),
-        (committed, {"notebooks/results/T1/metrics.json": b"x" * 500_001}),
-        (committed, {"tests/a.py": b"PATH = '/" + b"home/me'"}),
-        (committed, {"README.md": b"see design" + b".md"}),
-        (committed, {"README.md": b"from pypi" + b".org"}),
-        (environment, {"environment.yml": b"dependencies: [python=3.12, pip: [-e ., torch==2]]"}),
-        (environment, {"environment.yml": b"dependencies: [python=3.9, pip: [-e ., torch>=2]]"}),
-        (environment, {"pyproject.toml": b"[project]\ndependencies = ['torch>=2', 'more']"}),
-        (docstrings, {"cubslib/a.py": '"A."\ndef bare():\n    pass\n'}),
-        (docstrings, {"cubslib/a.py": '"A."\nclass A:\n    "A."\n    def b(self):\n        1\n'}),
-        (docstrings, {"cubslib/a.py": "A = 1"}),
-        (sizes, {"cubslib/a.py": "#\n" * 301}),
-        (sizes, {"cubslib/a.py": "def long():\n" + "    pass\n" * 40}),
-    ],
-)
+@pytest.mark.parametrize(("check", "breach"), [
+    (layout, {"utils.py": b""}),
+    (layout, {"notebooks/T5.ipynb": b""}),
+    (layout, {"environment.yml": None}),
+    (committed, {"notes.txt": b"x" * 500_001}),
+    (committed, {"notebooks/car.jpg": b""}),
+    (committed, {"notebooks/best.ckpt": b""}),
+    (committed, {"notebooks/results/T1/last.ckpt": b""}),
+    (committed, {"notebooks/results/T1/best.ckpt": b"x" * 32_000_001}),
+    (committed, {"notebooks/results/T1/metrics.json": b"x" * 500_001}),
+    (committed, {"tests/a.py": b"PATH = '/" + b"home/me'"}),
+    (committed, {"README.md": b"see design" + b".md"}),
+    (committed, {"README.md": b"from pypi" + b".org"}),
+    (environment, {"environment.yml": b"dependencies: [python=3.12, pip: [-e ., torch==2]]"}),
+    (environment, {"environment.yml": b"dependencies: [python=3.9, pip: [-e ., torch>=2]]"}),
+    (environment, {"pyproject.toml": b"[project]\ndependencies = ['torch>=2', 'more']"}),
+    (docstrings, {"cubslib/a.py": '"A."\ndef bare():\n    pass\n'}),
+    (docstrings, {"cubslib/a.py": '"A."\nclass A:\n    "A."\n    def b(self):\n        1\n'}),
+    (docstrings, {"cubslib/a.py": "A = 1"}),
+    (sizes, {"cubslib/a.py": "#\n" * 301}),
+    (sizes, {"cubslib/a.py": "def long():\n" + "    pass\n" * 40}),
+])  # fmt: skip
 def test_a_breach_of_a_file_is_seen(check, breach):
     files = dict.fromkeys(AGREED | OF_TOOLS, b"")
     files["pyproject.toml"] = b"[project]\ndependencies = ['torch>=2']"
@@ -432,27 +423,24 @@ def edited(old, new):
     return notebook(first=source.replace(old, new))
 
 
-@pytest.mark.parametrize(
-    ("check", "breach"),
-    [
-        (parameters, edited("epochs: int = 0", "epochs: int = 3")),
-        (parameters, edited("epochs: int", "epochs: float")),
-        (parameters, edited("epochs: int", "epoch: int")),
-        (parameters, edited("epochs: int = 0", "epochs = 0")),
-        (parameters, notebook("x = 1", metadata={"tags": ["parameters"]})),
-        (notebook_code, notebook("def late():\n    pass")),
-        (notebook_code, notebook("twice = lambda x: 2 * x")),
-        (notebook_code, notebook("while False:\n    pass")),
-        (notebook_code, notebook("for x in range(3):\n    pass")),
-        (notebook_code, notebook("%matplotlib inline")),
-        (notebook_code, notebook("!pip install cubslib")),
-        (notebook_code, notebook("import sys\nsys.path.append('x')")),
-        (notebook_code, notebook("pass\n" * 21)),
-        (notebook_form, notebook("pass", execution_count=1)),
-        (notebook_form, notebook(*["pass"] * 60)),
-        (notebook_form, notebook("x = 1\n" * 251)),
-    ],
-)
+@pytest.mark.parametrize(("check", "breach"), [
+    (parameters, edited("epochs: int = 0", "epochs: int = 3")),
+    (parameters, edited("epochs: int", "epochs: float")),
+    (parameters, edited("epochs: int", "epoch: int")),
+    (parameters, edited("epochs: int = 0", "epochs = 0")),
+    (parameters, notebook("x = 1", metadata={"tags": ["parameters"]})),
+    (notebook_code, notebook("def late():\n    pass")),
+    (notebook_code, notebook("twice = lambda x: 2 * x")),
+    (notebook_code, notebook("while False:\n    pass")),
+    (notebook_code, notebook("for x in range(3):\n    pass")),
+    (notebook_code, notebook("%matplotlib inline")),
+    (notebook_code, notebook("!pip install cubslib")),
+    (notebook_code, notebook("import sys\nsys.path.append('x')")),
+    (notebook_code, notebook("pass\n" * 21)),
+    (notebook_form, notebook("pass", execution_count=1)),
+    (notebook_form, notebook(*["pass"] * 60)),
+    (notebook_form, notebook("x = 1\n" * 251)),
+])  # fmt: skip
 def test_a_breach_of_a_notebook_is_seen(check, breach):
     good = notebook("for fit in fits:\n    pass")
     assert list(check({"T1_custom_cnn": good})) == []

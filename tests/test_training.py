@@ -92,20 +92,17 @@ def test_norms_keep_their_statistics_where_the_recipe_says_so(fixed, begin):
     assert not torch.equal(before["middle.0.weight"], after["middle.0.weight"])
 
 
-@pytest.mark.parametrize(
-    ("scores", "is_over"),
-    [
-        ([], False),
-        ([0.9, 0.1, 0.1, 0.1, 0.1], False),  # never in the first two thirds
-        ([0.9, 0.1, 0.1, 0.1, 0.1, 0.1], True),
-        ([0.1, 0.1, 0.1, 0.9, 0.1, 0.1], False),
-        ([0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1], True),
-        ([0.1 * i for i in range(8)], False),
-        ([0.1 * i for i in range(9)], True),
-        ([None] * 8, False),  # without val
-        ([None] * 9, True),
-    ],
-)
+@pytest.mark.parametrize(("scores", "is_over"), [
+    ([], False),
+    ([0.9, 0.1, 0.1, 0.1, 0.1], False),  # never in the first two thirds
+    ([0.9, 0.1, 0.1, 0.1, 0.1, 0.1], True),
+    ([0.1, 0.1, 0.1, 0.9, 0.1, 0.1], False),
+    ([0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1], True),
+    ([0.1 * i for i in range(8)], False),
+    ([0.1 * i for i in range(9)], True),
+    ([None] * 8, False),  # without val
+    ([None] * 9, True),
+])  # fmt: skip
 def test_early_stopping_waits_for_the_last_third(scores, is_over):
     recipe = SimpleNamespace(epochs=9, patience=3)
     history = [
@@ -330,15 +327,12 @@ class Wild(nn.Module):
         return loss * torch.nan if self.what == "loss" else loss + outputs.sub(outputs).sqrt().sum()
 
 
-@pytest.mark.parametrize(
-    ("what", "step", "where"),
-    [
-        ("loss", 0, "step 1 of epoch 1"),
-        ("loss", 4, "step 2 of epoch 2"),
-        ("loss", 5, "step 3 of epoch 2"),  # the last
-        ("weights", 5, "step 3 of epoch 2"),
-    ],
-)
+@pytest.mark.parametrize(("what", "step", "where"), [
+    ("loss", 0, "step 1 of epoch 1"),
+    ("loss", 4, "step 2 of epoch 2"),
+    ("loss", 5, "step 3 of epoch 2"),  # the last
+    ("weights", 5, "step 3 of epoch 2"),
+])  # fmt: skip
 def test_what_is_not_finite_stops_and_keeps_the_last_good_checkpoint(what, step, where, begin):
     run = begin("T1")
     with pytest.raises(CubsError) as caught:
