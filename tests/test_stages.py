@@ -4,7 +4,7 @@ import harm
 import pytest
 import torch
 from small import assert_same, checkpoints, shorten
-from test_training import stop_at
+from test_training import stopped
 
 from cubslib import CubsError, controls, losses, machine, training
 from cubslib.pages import beside
@@ -88,10 +88,8 @@ def test_a_run_that_is_killed_while_it_takes_stage_1_takes_it_again(begin):
     first = begin("T4")
     in_two_stages(first)
     second = begin("T4", margin=0.2)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, 2, True, KeyboardInterrupt)  # one copy is there, the other is not
-        with pytest.raises(KeyboardInterrupt):
-            in_two_stages(second)
+    with pytest.raises(KeyboardInterrupt), stopped(2, True, KeyboardInterrupt):
+        in_two_stages(second)  # one copy is there, the other is not
     second.release()
     assert [path.name for path in second.folder.rglob("*.ckpt")] == ["best.ckpt"]
     second = begin("T4", margin=0.2)

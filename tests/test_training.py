@@ -105,9 +105,8 @@ def test_norms_keep_their_statistics_where_the_recipe_says_so(fixed, begin):
 ])  # fmt: skip
 def test_early_stopping_waits_for_the_last_third(scores, is_over):
     recipe = SimpleNamespace(epochs=9, patience=3)
-    history = [
-        {"epoch": i} | ({} if x is None else {"val_top1": x}) for i, x in enumerate(scores, 1)
-    ]
+    rows = enumerate(scores, 1)
+    history = [{"epoch": i} | ({} if x is None else {"val_top1": x}) for i, x in rows]
     assert training.over(history, recipe) == is_over
 
 
@@ -205,40 +204,35 @@ class Stopped(BaseException):
     """A kill, as far as the files can tell."""
 
 
-def stop_at(monkeypatch, write, before, error):
+@contextlib.contextmanager
+def stopped(write, before, error):
     """Let the `write`-th replacing of a file raise `error`, `before` it is done or after."""
-    count, replace = itertools.count(1), os.replace
 
-    def deadly(*paths):
-        due = next(count) == write
-        if due and before:
-            raise error
-        replace(*paths)
-        if due:
-            raise error
+    def stop():
+        raise error
 
-    monkeypatch.setattr(os, "replace", deadly)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", os.replace)  # is put back at the end
+        harm.at_write(write, stop, after=not before)
+        yield
 
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("write", range(1, 10))
 def test_best_weights_and_the_history_s_best_belong_together_whatever_is_repeated(
-    write, before, begin, monkeypatch
+    write, before, begin
 ):
     """The score changes between the attempts, as with another number of threads."""
     run = begin("T1")
-    with monkeypatch.context() as patch:
-        stop_at(patch, write, before, Stopped())
-        with contextlib.suppress(Stopped):
-            fit(run, given(0.2, 0.9, 0.3))
+    with contextlib.suppress(Stopped), stopped(write, before, Stopped):
+        fit(run, given(0.2, 0.9, 0.3))
     saved = run.checkpoint("classification", "last")
     done = torch.load(saved)["history"] if saved.exists() else []
     model = fit(run, given(*(0.6, 0.4, 0.5)[len(done) :]))
     last, best = (torch.load(run.checkpoint("classification", n)) for n in ("last", "best"))
     assert last["history"][: len(done)] == done
-    assert (
-        best["epoch"] == run.best("classification")["epoch"] == best_row(last["history"])["epoch"]
-    )
+    epochs = [row["epoch"] for row in (run.best("classification"), best_row(last["history"]))]
+    assert epochs == [best["epoch"]] * 2
     assert_same([{"fit": "classification"} | row for row in last["history"]], run.history())
     assert_same(model.state_dict(), best["state_dict"])
     if best["epoch"] == 3:
@@ -281,10 +275,8 @@ def test_an_interrupted_run_says_what_is_saved_and_goes_on_from_there(
 @pytest.mark.parametrize("write", range(1, 8))
 def test_what_is_said_at_ctrl_c_is_what_a_resume_finds(write, before, begin, monkeypatch, capsys):
     run = begin("T1")
-    with monkeypatch.context() as patch:
-        stop_at(patch, write, before, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            fit(run, given(0.2, 0.9, 0.3))
+    with pytest.raises(KeyboardInterrupt), stopped(write, before, KeyboardInterrupt):
+        fit(run, given(0.2, 0.9, 0.3))
     saved = run.checkpoint("classification", "last")
     done = len(torch.load(saved)["history"]) if saved.exists() else 0
     assert f"classification is saved to epoch {done}: run again" in capsys.readouterr().out
@@ -355,7 +347,7 @@ def test_what_is_not_finite_stops_and_keeps_the_last_good_checkpoint(what, step,
 # --- precision and processes ---
 
 
-def test_the_scale_of_16_bit_losses_is_saved_and_restored(begin, monkeypatch):
+def test_the_scale_of_16_bit_losses_is_saved_and_restored(begin):
     def half(name):
         run = begin("T1", run_dir=name)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
@@ -366,10 +358,8 @@ def test_the_scale_of_16_bit_losses_is_saved_and_restored(begin, monkeypatch):
 
     unbroken, broken = half("unbroken"), half("broken")
     fit(unbroken)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5, True, Stopped())
-        with pytest.raises(Stopped):
-            fit(broken)
+    with pytest.raises(Stopped), stopped(5, True, Stopped):
+        fit(broken)
     saved = torch.load(broken.checkpoint("classification", "last"))
     assert saved["scale"]["scale"] != 2.0**20
     fit(half("broken"))
