@@ -19,19 +19,12 @@ from cubslib.check.compare import LOOSE, distances, judge
 
 NAMES = pytest.mark.parametrize("name", held.INPUTS)
 LIBRARY = {
-    "Block1": blocks.CubsBlock1,
-    "Block2": blocks.CubsBlock2,
-    "mine": lambda similarity, labels, margin: losses.MultiSimilarityLoss(margin=margin).mine(
-        similarity, labels
-    ),
-    "MultiSimilarityLoss": losses.MultiSimilarityLoss,
-    "recall_at_k": metrics.recall_at_k,
-    "class_balanced": lambda labels, batch_size, seed: sampling.class_balanced(
-        labels, batch_size, seed, "embedding", 0
-    ),
-    "TinyImageNet": datasets.TinyImageNet,
-    "Cars196": datasets.Cars196,
-}
+    "Block1": blocks.CubsBlock1, "Block2": blocks.CubsBlock2,
+    "mine": lambda s, labels, margin: losses.MultiSimilarityLoss(margin=margin).mine(s, labels),
+    "MultiSimilarityLoss": losses.MultiSimilarityLoss, "recall_at_k": metrics.recall_at_k,
+    "class_balanced": lambda *how: sampling.class_balanced(*how, "embedding", 0),
+    "TinyImageNet": datasets.TinyImageNet, "Cars196": datasets.Cars196,
+}  # fmt: skip
 
 
 def joined(fashion):

@@ -19,10 +19,8 @@ def ran(data_root, tmp_path, monkeypatch):
             calls.append((task, own))
             if task == fails:
                 raise CubsError("the loss is nan.")
-            name = (
-                own.get("run_dir")
-                or f"runs/{parameters.run_name(task, parameters.check(task, own))}"
-            )
+            name = f"runs/{parameters.run_name(task, parameters.check(task, own))}"
+            name = own.get("run_dir") or name
             if not (tmp_path / name).exists():
                 finished_runs.run(tmp_path, name, task=task, dataset="sample")
 

@@ -10,7 +10,14 @@ import pytest
 
 from cubslib import CubsError, disk
 
-HOLD = "import sys, time; from pathlib import Path; from cubslib import disk\n"
+BEGIN = "import os, sys, time; from pathlib import Path; from cubslib import disk; "
+LOCK = "with disk.lock(path, 'busy'): "
+
+
+def other(code, path):
+    """Run `code` on `path` in another process."""
+    command = [sys.executable, "-c", f"{BEGIN}path = Path(sys.argv[1])\n{code}", path]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def write(path, form, text):
@@ -55,9 +62,8 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 def test_a_killed_process_leaves_the_old_file(tmp_path):
     path = tmp_path / "name"
     path.write_text("old")
-    code = HOLD + "with disk.whole(Path(sys.argv[1])) as d: d.write_text('a part'); os._exit(9)"
-    done = subprocess.run([sys.executable, "-c", "import os; " + code, path], check=False)
-    assert done.returncode == 9
+    code = "with disk.whole(path) as draft: draft.write_text('a part'); os._exit(9)"
+    assert other(code, path).wait() == 9
     assert path.read_text() == "old"
 
 
@@ -79,12 +85,11 @@ def test_a_file_in_a_folder_s_place_is_named(tmp_path):
 
 def test_a_lock_is_refused_while_held_and_freed_by_the_death_of_its_process(tmp_path):
     path = tmp_path / "new" / "lock"
-    code = HOLD + "with disk.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
+    with other(LOCK + "print('held', flush=True); time.sleep(60)", path) as holder:
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(CubsError, match="^it is in use$"), disk.lock(path, "it is in use"):
             pass
-        other.kill()
+        holder.kill()
     for busy in ("it is in use", ""):
         with disk.lock(path, busy):
             pass
@@ -104,31 +109,26 @@ def test_where_a_file_system_has_no_locks_one_of_this_machine_stands_in(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    code = HOLD + "with disk.lock(Path(sys.argv[1]), 'busy'): pass"
     with disk.lock(far, "busy"):
         (held,) = (tmp_path / "here").iterdir()
-        done = subprocess.run([sys.executable, "-c", code, held], capture_output=True, text=True)
-        assert done.stderr.endswith("CubsError: busy\n")
-    subprocess.run([sys.executable, "-c", code, held], check=True)
+        assert other(LOCK + "pass", held).communicate()[1].endswith("CubsError: busy\n")
+    assert other(LOCK + "pass", held).wait() == 0
     disk.clear(far.parent)
 
 
 def test_a_lock_is_freed_by_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), disk.lock(tmp_path / "lock"):
         raise ZeroDivisionError
-    code = HOLD + "with disk.lock(Path(sys.argv[1]), 'busy'): pass"
-    subprocess.run([sys.executable, "-c", code, tmp_path / "lock"], check=True, timeout=30)
+    assert other(LOCK + "pass", tmp_path / "lock").wait() == 0
 
 
 def leave(path):
     """Let a process write `path` and hold a lock beside it; kill it; return its number."""
     code = (
-        "import os\nlock = disk.lock(path.with_name('.x.lock')); lock.__enter__()\n"
+        "lock = disk.lock(path.with_name('.x.lock')); lock.__enter__()\n"
         "with disk.whole(path) as draft:\n draft.mkdir(); (draft / 'a').touch(); os._exit(9)"
     )
-    done = subprocess.Popen(
-        [sys.executable, "-c", HOLD + "path = Path(sys.argv[1])\n" + code, path]
-    )
+    done = other(code, path)
     assert done.wait() == 9
     return done.pid
 
@@ -143,8 +143,7 @@ def test_what_dead_processes_left_is_cleared_and_nothing_else(tmp_path):
         disk.clear(tmp_path)
         left = {path.name for path in tmp_path.iterdir()}
         assert left == {"mine.part", f".far.ffffff-{pid}.part", draft.name, ".held.lock"}
-        code = HOLD + "disk.clear(Path(sys.argv[1]))"  # another process does not take it either
-        subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+        assert other("disk.clear(path)", tmp_path).wait() == 0  # nor does another process take it
         assert left == {path.name for path in tmp_path.iterdir()}
     disk.clear(tmp_path / "nowhere")
 

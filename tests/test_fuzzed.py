@@ -58,6 +58,14 @@ def edited(content: bytes, edits) -> bytes:
     return content
 
 
+def spoil(path, good, data):
+    """Write a file of JSON again, some of its bytes or values changed or gone."""
+    if data.draw(st.booleans()):
+        path.write_bytes(edited(good, data.draw(EDITS | CUTS)))
+    else:
+        path.write_text(json.dumps(spoilt(data, json.loads(good))))
+
+
 def spoilt(data, tree):
     """Return nested dicts with the value at some place replaced, or the place removed."""
     tree = json.loads(json.dumps(tree))
@@ -131,10 +139,7 @@ def test_settings(run, begin):
     @fuzz
     @given(data=st.data())
     def fuzzed(data):
-        if data.draw(st.booleans()):
-            path.write_bytes(edited(good, data.draw(EDITS | CUTS)))
-        else:
-            path.write_text(json.dumps(spoilt(data, json.loads(good))))
+        spoil(path, good, data)
 
         def start():
             again = begin("T1", run_dir="runs/mine")
@@ -153,10 +158,7 @@ def test_records(t1, t4, tmp_path):
     @given(task=st.sampled_from(["T1", "T4"]), data=st.data())
     def fuzzed(task, data):
         path = tmp_path / "mine/metrics.json"
-        if data.draw(st.booleans()):
-            path.write_bytes(edited(good[task], data.draw(EDITS | CUTS)))
-        else:
-            path.write_text(json.dumps(spoilt(data, json.loads(good[task]))))
+        spoil(path, good[task], data)
         clear("metrics.json changed or cut: read or refused", lambda: finished.read(path.parent))
         table(finished.find(tmp_path))
 

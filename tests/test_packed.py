@@ -85,24 +85,20 @@ def saved(array):
     return file.getvalue() + hashlib.sha256(array).digest()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:-40],
-        lambda content: content[:50],
-        lambda content: b"",
-        lambda content: b"not an array" * 100,
-        lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
-        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-        lambda content: saved(np.zeros((5, 3, 6, 5), np.uint8)),
-        lambda content: saved(np.zeros((5, 3, 6, 6), np.int8)),
-        lambda content: saved(np.array([print])),
-    ],
-    ids=[
-        *("cut", "cut in its header", "empty", "garbage", "a bit of a pixel", "a bit of its sum"),
-        *("of another shape", "of another type", "a pickle"),
-    ],
-)
+DAMAGES = {
+    "cut": lambda content: content[:-40],
+    "cut in its header": lambda content: content[:50],
+    "empty": lambda content: b"",
+    "garbage": lambda content: b"not an array" * 100,
+    "a bit of a pixel": lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    "a bit of its sum": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "of another shape": lambda content: saved(np.zeros((5, 3, 6, 5), np.uint8)),
+    "of another type": lambda content: saved(np.zeros((5, 3, 6, 6), np.int8)),
+    "a pickle": lambda content: saved(np.array([print])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_pack_is_made_again(folder, damage):
     before = split(folder).read(range(4))
     (path,) = folder.glob("packed-*")
