@@ -97,9 +97,8 @@ def result(project: Path) -> dict:
     ((folder, record),) = finished.find(project / "runs")
     with np.load(folder / "arrays.npz") as arrays:
         found = {name: torch.from_numpy(x) for name, x in arrays.items() if x.dtype.kind != "U"}
-    files = {path.relative_to(project).as_posix() for path in (project / "runs").rglob("*")}
     return {
-        "files": sorted(file for file in files if not file.endswith(".lock")),
+        "files": [file for file in small.files(project / "runs") if not file.endswith(".lock")],
         "record": record | {"finished": ""},
         "history": from_csv((folder / "history.csv").read_text()),
         "checkpoints": small.checkpoints(folder),

@@ -84,6 +84,16 @@ def checkpoints(folder: Path) -> dict[str, dict]:
     }
 
 
+def files(folder: Path) -> list[str]:
+    """Return all that is in a folder, by name."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def leaves(tree, name: str = "") -> dict[str, object]:
     """Everything in nested dicts and lists by where it is, times apart."""
     if isinstance(tree, dict | list | tuple):

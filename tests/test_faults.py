@@ -18,6 +18,7 @@ import refusals
 import small
 import tally
 import torch
+from small import files
 from test_runs import finish
 from torch import nn
 
@@ -33,10 +34,6 @@ def refused(action, *says) -> str:
     """Assert as `refusals.refused`, and count it."""
     with tally.case("a fault of a file, path or number: one sentence says it"):
         return refusals.refused(action, *says)
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 # --- disks that refuse ---

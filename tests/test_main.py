@@ -9,6 +9,7 @@ import pytest
 from finished_runs import change
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
+from small import content
 
 from cubslib import __main__, budget, course, execution, recipes, runs
 from cubslib.pages import results
@@ -66,10 +67,10 @@ def test_values_are_read_as_papermill_reads_them(text, value):
 ])  # fmt: skip
 def test_run_refuses_in_one_sentence_before_a_kernel_starts(asked, sentence, begin, refused):
     run = begin("T1", run_dir="mine")
-    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    before = content(run.folder)
     place = ["-p", "run_dir", "mine", "-p", "data_root", run.train.root.parent.parent]
     assert refused("run", "T1", *place, "-p", *asked).startswith(sentence)
-    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    assert content(run.folder) == before
 
 
 def test_run_all_is_the_course(command, monkeypatch):

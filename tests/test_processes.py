@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small
 import torch
-from small import assert_same, checkpoints, together
+from small import assert_same, checkpoints, files, together
 from torch import distributed
 
 from cubslib import CubsError, metrics, processes, runs
@@ -24,10 +24,6 @@ from cubslib.sample import layouts
 
 ROOT = Path(__file__).parent.parent
 RUN = "runs/T1_custom_cnn"
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def seen(project, world):

@@ -13,6 +13,7 @@ import pytest
 import small
 import torch
 from finished_runs import checkpoint
+from small import content
 
 from cubslib import CubsError, machine, recipes, runs
 from cubslib.blocks import FASHIONS
@@ -32,10 +33,6 @@ def finish(run, fit="classification", **more):
         run.checkpoint(name).parent.mkdir(parents=True, exist_ok=True)
         run.checkpoint(name).write_text(name)
     return run.finish(fit, {"logits": np.eye(3)}, 77, **more)
-
-
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- what is settled ---

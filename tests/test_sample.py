@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import loadmat
+from small import content
 
 from cubslib import CubsError
 from cubslib.sample import layouts, painting
@@ -15,10 +16,6 @@ THINGS = {"num_classes": 3, "per_class": 8}
 BOTH = pytest.mark.parametrize(
     ("draw", "size"), [(draw_cars196, CARS), (draw_tiny_imagenet, THINGS)]
 )
-
-
-def content(root):
-    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
