@@ -61,6 +61,22 @@ def at_write(number: int, act, after: bool = False) -> list[str]:
     return names
 
 
+def spoil(path: Path, how, name: str) -> None:
+    """Damage an .npz file: other bytes, a part of it, or the array `name` of the shape `how`."""
+    with np.load(path) as file:
+        good = dict(file)
+    if isinstance(how, bytes):
+        path.write_bytes(how)
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif how == "lacks":
+        np.savez(path, names=good["names"])
+    elif how == "pickle":
+        np.savez(path, **good | {"names": np.array([{}] * len(good["names"]), object)})
+    else:
+        np.savez(path, **good | {name: np.zeros(how, np.float32)})
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
