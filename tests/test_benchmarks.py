@@ -20,8 +20,14 @@ def benchmarks(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+def files():
+    """What lies beside the tests and the benchmarks, whatever Python keeps of them apart."""
+    places = [*BENCHMARKS.iterdir(), *BENCHMARKS.parent.iterdir()]
+    return sorted(path for path in places if path.name != "__pycache__")
+
+
 def test_every_benchmark_runs_and_writes_nothing():
-    before = sorted(BENCHMARKS.iterdir()), sorted(BENCHMARKS.parent.iterdir())
+    before = files()
     done = benchmarks("--quick")
     assert done.returncode == 0, done.stderr
     tables = done.stdout.split("## ")[1:]
@@ -29,11 +35,7 @@ def test_every_benchmark_runs_and_writes_nothing():
     for table in tables:
         assert re.search(r"\| [\d.e-]+ \|", table)
         assert not re.search(r"\b(nan|inf)\b", table)
-    after = sorted(BENCHMARKS.iterdir()), sorted(BENCHMARKS.parent.iterdir())
-    assert [x for x in after[0] if x.name != "__pycache__"] == [
-        x for x in before[0] if x.name != "__pycache__"
-    ]
-    assert after[1] == before[1]
+    assert files() == before
 
 
 def test_a_benchmark_that_is_none_is_refused():

@@ -48,6 +48,13 @@ def get(name, data_root, *sources):
     return ended.value.code, printed.getvalue()
 
 
+def done(name, data_root, *sources):
+    """Run a script that must succeed; return what it printed."""
+    status, text = get(name, data_root, *sources)
+    assert status == 0, text
+    return text
+
+
 def listing(folder):
     """The files of a folder with their bytes, packed copies and locks apart."""
     return {
@@ -91,14 +98,10 @@ def test_every_form_of_source_gives_the_same_folder(drawn, tmp_path, name, form)
         source = shutil.copytree(source, tmp_path / "a" / "b" / name).parent.parent
     elif form != "folder":
         source = archive(tmp_path / f"any.{form}", source, at=f"{name}/")
-    status, text = get(name, tmp_path / "data", source)
-    assert status == 0, text
-    assert "classes of one's own" in text
+    assert "classes of one's own" in done(name, tmp_path / "data", source)
     assert listing(tmp_path / "data" / name) == listing(drawn / name)
     assert os.listdir(tmp_path / "data") == [name]
-    again = get(name, tmp_path / "data", tmp_path / "whatever")
-    assert again[0] == 0
-    assert "already" in again[1]
+    assert "already" in done(name, tmp_path / "data", tmp_path / "whatever")
 
 
 def test_official_pieces_of_cars196_make_one_whole(drawn, tmp_path):
@@ -110,8 +113,7 @@ def test_official_pieces_of_cars196_make_one_whole(drawn, tmp_path):
         cars / "cars_test_annos_withlabels.mat",
     ]
     assert "cars_test_annos_withlabels.mat" in refused("cars196", tmp_path / "data", *pieces[:3])
-    status, text = get("cars196", tmp_path / "data", *pieces)
-    assert status == 0, text
+    done("cars196", tmp_path / "data", *pieces)
     assert listing(tmp_path / "data" / "cars196") == listing(cars)
 
 
@@ -119,7 +121,7 @@ def test_what_does_not_belong_is_left_out(drawn, tmp_path):
     junk = {"test/images/test_0.JPEG": b"x", "train/.DS_Store": b"x", "__MACOSX/train/x": b"x"}
     files = listing(drawn / "tiny-imagenet-200") | junk
     source = archive(tmp_path / "tiny.zip", files, at="tiny/")
-    assert get("tiny-imagenet-200", tmp_path / "data", source)[0] == 0
+    done("tiny-imagenet-200", tmp_path / "data", source)
     assert listing(tmp_path / "data" / "tiny-imagenet-200") == listing(drawn / "tiny-imagenet-200")
 
 
@@ -185,14 +187,14 @@ def test_a_link_in_a_folder_is_refused(drawn, tmp_path, name):
 def test_a_link_that_is_not_wanted_does_no_harm(drawn, tmp_path):
     source = shutil.copytree(drawn / "cars196", tmp_path / "cars")
     (source / "python").symlink_to("/usr/bin/python3")
-    assert get("cars196", tmp_path / "data", source)[0] == 0
+    done("cars196", tmp_path / "data", source)
     assert listing(tmp_path / "data/cars196") == listing(drawn / "cars196")
 
 
 def test_two_sources_that_differ_are_refused_and_two_that_agree_are_not(drawn, tmp_path):
     files = listing(drawn / "cars196")
     one = archive(tmp_path / "one.zip", files)
-    assert get("cars196", tmp_path / "twice", one, one)[0] == 0
+    done("cars196", tmp_path / "twice", one, one)
     name = Path("cars_train/00001.jpg")
     other = archive(tmp_path / "other.zip", {name: files[Path("cars_train/00002.jpg")]})
     assert f"a second, different {name}" in refused("cars196", tmp_path / "data", one, other)
@@ -257,9 +259,7 @@ def test_a_folder_already_there_is_never_written_to(drawn, tmp_path):
 
 def test_check_lists_all_that_is_wrong_at_once(drawn, tmp_path):
     root = shutil.copytree(drawn / "cars196", tmp_path / "cars196")
-    status, text = get("cars196", tmp_path, "--check")
-    assert status == 0
-    assert "every image can be read" in text
+    assert "every image can be read" in done("cars196", tmp_path, "--check")
     for number in (3, 5):
         (root / f"cars_test/0000{number}.jpg").write_bytes(b"no image")
     table = loadmat(root / TEST_MAT)["annotations"]
@@ -328,9 +328,7 @@ def in_class_folders(official, folder, names, boxes=True):
 def test_cars_in_one_folder_are_laid_out(drawn, tmp_path):
     source = in_one_folder(drawn / "cars196", tmp_path / "b")
     (source / "car_ims/999999.jpg").write_bytes(b"x")
-    status, text = get("cars196", tmp_path / "data", source)
-    assert status == 0
-    assert "1 files without labels" in text
+    assert "1 files without labels" in done("cars196", tmp_path / "data", source)
     assert rows_of(tmp_path / "data/cars196") == rows_of(drawn / "cars196")
     (source / "car_ims/000003.jpg").unlink()
     assert "lacks 1 of" in refused("cars196", tmp_path / "other", source)
@@ -353,9 +351,8 @@ def test_a_wrong_row_of_the_one_folder_is_named(drawn, tmp_path, field, value, w
 @pytest.mark.parametrize("boxes", [True, False])
 def test_cars_in_folders_of_classes_are_laid_out(drawn, tmp_path, boxes):
     source = in_class_folders(drawn / "cars196", tmp_path / "c", list("abcd"), boxes)
-    status, text = get("cars196", tmp_path / "data", source)
-    assert status == 0
-    assert "images of 4 classes of one's own" in text
+    said = done("cars196", tmp_path / "data", source)
+    assert "images of 4 classes of one's own" in said
     assert Cars196(tmp_path / "data/cars196", "test").classes == ("c", "d")
     expected = rows_of(drawn / "cars196")
     if not boxes:
@@ -371,9 +368,7 @@ def test_folders_of_official_classes_are_in_the_official_order(drawn, tmp_path):
     names = ["Acura Integra Type R 2001", "acura rl sedan 2012", "AM General Hummer SUV 2000",
              "Ram C-V Cargo Van Minivan 2012"]  # fmt: skip
     source = in_class_folders(drawn / "cars196", tmp_path / "c", names)
-    status, text = get("cars196", tmp_path / "data", source)
-    assert status == 0
-    assert "Cars196: subset: 16 of 16,185" in text
+    assert "Cars196: subset: 16 of 16,185" in done("cars196", tmp_path / "data", source)
     train, test = (Cars196(tmp_path / "data/cars196", split) for split in ("train", "test"))
     assert train.classes == (
         "AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura Integra Type R 2001"
@@ -384,6 +379,6 @@ def test_folders_of_official_classes_are_in_the_official_order(drawn, tmp_path):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_as_a_command_it_says_what_it_does(name):
     command = [sys.executable, FOLDER / SCRIPTS[name], "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.count("--source") > 1
-    assert "--check" in done.stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.count("--source") > 1
+    assert "--check" in said
