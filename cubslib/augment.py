@@ -6,6 +6,7 @@ global order, so neither the batch size nor the number of processes changes a pi
 Shapes: B images in the batch, H × W pixels read, S × S pixels given; D draws an image.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +100,9 @@ def _resample(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor
     two, so none needs a copy of the weights.
     """
     side = (how.min_area + (1 - how.min_area) * u[:, 0]).sqrt()
-    stretch = (how.max_aspect ** (u[:, 1] - 0.5)).clamp(side, 1 / side)  # the area stays
+    # exp: a power is rounded by the place in the batch, which processes share differently
+    stretch = (math.log(how.max_aspect) * (u[:, 1] - 0.5)).exp()
+    stretch = stretch.clamp(side, 1 / side)  # the area stays
     mirrored = (u[:, 4] < 0.5) & how.flip
     columns = _weights(side * stretch, u[:, 2], images.shape[3], size, mirrored)
     rows = _weights(side / stretch, u[:, 3], images.shape[2], size)
