@@ -56,7 +56,8 @@ _SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
 # Tiny ImageNet is read at the size that was trained on last. Its own size, 64, is sharper than any
 # resampled image: after training up to 48 or 56 it cost 5 and 9 points of val, after training up to
-# 64 it gained 1.7 over 72 and 6.1 over 56 (one network of T1's kind each).
+# 64 it gained 1.7 over 72 and 6.1 over 56 (one network of T1's kind each). So is Cars196: of a
+# classifier trained at 64, Recall@1 on 14 classes held back was 52.3 % read at 64, 43.5 % at 80.
 RECIPES = {
     ("custom_cnn", "sample"): _SAMPLE,
     ("custom_cnn", "tour"): Recipe(
@@ -87,11 +88,11 @@ RECIPES = {
         12, 32, 2e-3, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("classification", "tour"): Recipe(
-        6, 64, 2e-3, sizes=((0, 64), (0.7, 96)), test_size=128, augmentation=_CARS,
+        6, 64, 2e-3, sizes=((0, 64), (0.7, 96)), test_size=96, augmentation=_CARS,
         label_smoothing=0.1, **_ADAMW,
     ),
     ("classification", "cpu"): Recipe(
-        8, 64, 2e-3, sizes=((0, 80), (0.7, 112)), test_size=128, augmentation=_CARS,
+        8, 64, 2e-3, sizes=((0, 80), (0.7, 112)), test_size=112, augmentation=_CARS,
         label_smoothing=0.1, **_ADAMW,
     ),
     ("classification", "gpu"): Recipe(
@@ -102,10 +103,10 @@ RECIPES = {
         6, 32, 3e-4, sizes=((0, 64),), test_size=64, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "tour"): Recipe(
-        2, 96, 3e-4, sizes=((0, 96),), test_size=128, augmentation=_CARS, **_ADAMW
+        2, 96, 3e-4, sizes=((0, 96),), test_size=96, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "cpu"): Recipe(
-        3, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW
+        3, 96, 3e-4, sizes=((0, 112),), test_size=112, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "gpu"): Recipe(
         30, 256, 3e-4, sizes=((0, 192),), test_size=224, augmentation=_CARS, stem="3x3",
