@@ -138,12 +138,12 @@ class MultiSimilarityLoss(nn.Module):
             )
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.float()
-            length = embeddings.norm(dim=1, keepdim=True)
+            length = embeddings.detach().norm(dim=1, keepdim=True)
             if length.isinf().any():
                 raise CubsError(
                     "an embedding's length is more than float32 holds: lower the learning rate."
                 )
-            return LossAndGradient.apply(embeddings, length.detach(), labels, self)
+            return LossAndGradient.apply(embeddings, length, labels, self)
 
     def mine(self, similarity: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which pairs count as positives P and negatives N, both boolean (m, m).

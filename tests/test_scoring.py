@@ -181,7 +181,9 @@ def test_a_photograph_or_a_run_that_does_not_serve_is_refused(t1, t4, tmp_path, 
     words, car = tmp_path / "words.jpg", cars_root / t4.test.names[0]
     words.write_text("no image")
     for run_dir, photo, sentence in (
+        (t4.folder, words, r"words\.jpg is no image that can be read"),
         (t1.folder, car, "T1 is no run of T4 and has no gallery, or its control"),
+        (tmp_path, car, "is missing: name a finished run"),
         (t4.folder / "checkpoints/best.ckpt", car, "has no gallery"),
     ):
         with pytest.raises(CubsError, match=sentence):

@@ -110,16 +110,20 @@ def test_early_stopping_waits_for_the_last_third(scores, is_over):
     assert training.over(history, recipe) == is_over
 
 
-def test_a_checkpoint_of_another_network_is_refused(begin):
+def test_a_checkpoint_of_another_network_is_refused(begin, tmp_path):
     run, other = begin("T1"), Small(3, plain=True)
     fit(run)
     with pytest.raises(CubsError, match=r"last\.ckpt of classification .* another network"):
         training.fit(run, "classification", other, nn.CrossEntropyLoss(), scoring.accuracy)
     path = run.checkpoint("classification")
+    with pytest.raises(CubsError, match="network is 'small'"):
+        training.load(path)
     saved = torch.load(path) | {"config": {"network": "custom_cnn", "num_classes": 3}}
     torch.save(saved, path)
     with pytest.raises(CubsError, match="another network"):
         training.load(path)
+    with pytest.raises(CubsError, match="missing: name a finished run"):
+        training.load(tmp_path / "nowhere")
     run.checkpoint("classification", "last").write_bytes(b"half")
     with pytest.raises(CubsError, match=r"last\.ckpt cannot be read: ask for restart=True"):
         fit(run)

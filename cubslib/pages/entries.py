@@ -117,7 +117,9 @@ def entry(folder: Path, record: dict) -> Entry:
         history = from_csv((folder / "history.csv").read_text())
         found = Entry(folder, record, history, _changed(folder, record), *_counts(folder))
         numbers = [found.headline, found.minutes, *(x for _, row in table(found)[1] for x in row)]
+        texts = [record[key] for key in ("protocol", "hardware", "finished", "dataset")]
         good = history and np.isfinite(np.array(numbers, float)).all() and found.order
+        good = good and "" not in [*texts, *record["versions"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CubsError(f"{folder.name} cannot be shown: its record or history.csv lacks "
                         f"something ({error}); restore them.") from None  # fmt: skip
