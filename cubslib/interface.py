@@ -70,7 +70,7 @@ def match(model: nn.Module, config: dict, path: Path) -> None:
     """
     own = getattr(model, "config", None)
     if isinstance(own, dict) and "embedding_dim" in config.keys() - own.keys():
-        own = models.embed(model, config["embedding_dim"], "norm" in config).config
+        own = models.embed(model, config["embedding_dim"]).config
     if own != config:
         raise CubsError(f"{path} is of the network {config}, the one given is {own}: build it as "
                         "it was trained.")  # fmt: skip

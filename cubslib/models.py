@@ -199,7 +199,7 @@ def cubs_resnet18(
     return model
 
 
-def embed(model: nn.Module, embedding_dim: int, norm: bool = False) -> nn.Module:
+def embed(model: nn.Module, embedding_dim: int) -> nn.Module:
     """Cut off the classification layer of `model` and put an embedding layer in its place.
 
     Where the embedding has as many dimensions as the features it starts as the identity, so that
@@ -208,17 +208,13 @@ def embed(model: nn.Module, embedding_dim: int, norm: bool = False) -> nn.Module
     Args:
         model: a network of this module; it is changed and returned.
         embedding_dim: the length of an embedding.
-        norm: put a BatchNorm without weights before the layer: what it reads is then centred, and
-            no longer all of one sign.
     """
     head = nn.Linear(model.fc.in_features, embedding_dim)
     if head.in_features == head.out_features:
         nn.init.eye_(head.weight)
         nn.init.zeros_(head.bias)
-    if norm:
-        head = nn.Sequential(nn.BatchNorm1d(model.fc.in_features, affine=False), head)
     model.fc = head.to(model.fc.weight.device)
-    model.config |= {"embedding_dim": embedding_dim} | ({"norm": True} if norm else {})
+    model.config |= {"embedding_dim": embedding_dim}
     return model
 
 
@@ -233,12 +229,11 @@ def rebuild(config: dict) -> nn.Module:
     """
     arguments = dict(config)
     network, embedding_dim = arguments.pop("network", None), arguments.pop("embedding_dim", 0)
-    norm = arguments.pop("norm", False)
     if network not in NETWORKS:
         raise CubsError(f"network is {network!r}; it is one of {', '.join(NETWORKS)}, or one's own "
                         "that is given: training.load(run_dir, network).")  # fmt: skip
     model = NETWORKS[network](**arguments)
-    return embed(model, embedding_dim, norm) if embedding_dim else model
+    return embed(model, embedding_dim) if embedding_dim else model
 
 
 def num_parameters(model: nn.Module) -> int:

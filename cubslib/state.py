@@ -151,7 +151,6 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         in_gate = ".attention." in name and parameter.ndim > 1
         lr = recipe.lr / (parameter[0].numel() if in_gate else 1)
-        lr *= recipe.head_rate if name.startswith("fc.") else 1
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     groups = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in groups.items()]

@@ -97,7 +97,7 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
     """Train one epoch; return its row of the history, with the means of the criterion's `terms`."""
     fabric, terms, seen = state.run.fabric, [], 0
     start, cpu_start = time.perf_counter(), time.process_time()
-    train_mode(state)
+    state.network.train()
     for images, targets in augmented_batches(state, batches):
         outputs, targets = gather(fabric, state.network(images), targets)
         loss = criterion(outputs, targets)
@@ -129,15 +129,6 @@ def train_epoch(state: Fit, criterion: nn.Module, batches: Callable, bar: Progre
         "cpu_seconds": round(time.process_time() - cpu_start, 2),
         "images_per_second": round(seen / seconds, 1),
     }
-
-
-def train_mode(state: Fit) -> None:
-    """Put the network in train mode; where the recipe fixes norms, not the trunk's BatchNorm."""
-    state.network.train()
-    if state.recipe.fixed_norms:
-        for norm in state.model.modules():
-            if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and norm.affine:
-                norm.eval()  # the head's has no weights
 
 
 def _diverged(state: Fit, step: int) -> CubsError:

@@ -76,7 +76,6 @@ def ours(change):
     (models.CustomCNN(3), None),
     (models.embed(models.cubs_resnet18(7, "parallel", gate_bias=1), 16), None),
     (models.embed(Own(9), 16), None),
-    (models.embed(Own(9), 16, norm=True), None),
     (Own(3), None),
 ])  # fmt: skip
 def test_a_network_that_lacks_something_is_refused_before_training(

@@ -16,7 +16,6 @@ NETWORKS = {
     "T2 3x3": lambda: resnet18(7, stem="3x3"),
     "T3": lambda: cubs_resnet18(7, "parallel"),
     "T4": lambda: embed(cubs_resnet18(7, "serial_21"), 512),
-    "T4 centred": lambda: embed(cubs_resnet18(7, "parallel"), 512, norm=True),
     "T4 short": lambda: embed(cubs_resnet18(7, "serial_12", stem="3x3"), 20),
 }
 NETWORK = pytest.mark.parametrize("name", NETWORKS)
@@ -109,15 +108,6 @@ def test_an_embedding_of_as_many_dimensions_starts_as_the_identity(fashion, pict
     assert model.fc.weight.requires_grad
     assert embed(model, 30)(pictures).shape == (4, 30)
     assert model.fc.weight.std() > 0.01
-
-
-def test_an_embedding_layer_behind_a_norm_reads_centred_features(pictures):
-    model = embed(resnet18(7), 512, norm=True).train()
-    found = model(pictures)
-    torch.testing.assert_close(found.mean(0), torch.zeros(512), atol=1e-4, rtol=0)
-    assert model.config["norm"]
-    assert isinstance(rebuild(model.config).fc[0], torch.nn.BatchNorm1d)
-    assert "norm" not in embed(resnet18(7), 512).config
 
 
 @pytest.mark.parametrize(("make", "sentence"), [
