@@ -61,7 +61,7 @@ RECIPES = {
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "cpu"): Recipe(
-        20, 256, 0.1, sizes=((0, 32), (0.4, 48), (0.8, 64)), test_size=64,
+        16, 256, 0.1, sizes=((0, 32), (0.4, 48), (0.8, 64)), test_size=64,
         augmentation=_MILD, **_SGD,
     ),
     ("custom_cnn", "gpu"): Recipe(

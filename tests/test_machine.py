@@ -24,7 +24,7 @@ def test_the_best_device_is_taken(monkeypatch, cuda, mps, name):
 )  # fmt: skip
 def test_half_precision_is_used_where_the_hardware_has_it(monkeypatch, device, can, name):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: can)
     assert machine.precision(device) == name
 
