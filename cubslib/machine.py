@@ -45,8 +45,8 @@ def device() -> str:
 def precision(device: str) -> str:
     """Return Fabric's name of the fastest safe precision of `device`.
 
-    bf16 pays on a processor with tiles for it (AMX). One with AVX512_BF16 alone trains T1 at 0.73 to
-    0.78 of its pace in float32, one with neither many times slower.
+    bf16 pays on a processor with tiles for it (AMX). With AVX512_BF16 alone T1 trains at 0.73 to
+    0.78 of its speed in float32, with neither many times slower.
     """
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
