@@ -47,9 +47,9 @@ _SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "label_smoothing": 0.1}
 _ADAMW = {"optimizer": "adamw", "weight_decay": 0.05}
 _SAMPLE = Recipe(10, 32, 0.05, sizes=((0, 32), (0.6, 64)), test_size=64, augmentation=_MILD, **_SGD)
 # gpu: prepared, not yet run at full size. The cpu recipes of T4 are untuned.
-# T1's rate depends on the length: after two epochs of 100 classes at 32 pixels the loss was 3.56 at
-# 0.05, 3.64 at 0.1, 4.16 at 0.2, and at 0.5 still 4.97 after one. In whole trainings 0.5 stands still
-# for eight epochs, and yet 20 ended at 54.9 % of val, where 16 at 0.1 ended at 51.3 % (one seed).
+# T1's rate goes by the length. After two epochs of 100 classes at 32 pixels the loss was 3.56 at
+# 0.05, 3.64 at 0.1, 4.16 at 0.2, and after one at 0.5 still 4.97. Yet of whole trainings, one seed
+# each, 20 epochs at 0.5 ended at 54.9 % of val, 16 at 0.1 at 51.3 %.
 # Tiny ImageNet is read at the size that was trained on last. Its own size, 64, is sharper than any
 # resampled image: after training up to 48 or 56 it cost 5 and 9 points of val, after training up to
 # 64 it gained 1.7 over 72 and 6.1 over 56 (one network of T1's kind each). So is Cars196: of a
