@@ -79,6 +79,7 @@ BAD = {
     "without a seed": (without("seed"), NONE),
     "without scores": (without("val"), NONE),
     "with text for epochs": (changed(settings=OWN | {"task": "T1", "epochs": "6"}), NONE),
+    "past what a float holds": (changed(num_parameters=10**309), NONE),
     "of an older schema": (changed(schema=1), "has schema 1, this version of cubslib reads 2"),
     "of a newer schema": (changed(schema=3), "has schema 3, this version of cubslib reads 2"),
     "newer and different": (lambda r: '{"schema": 3, "runs": []}', "has schema 3"),

@@ -63,7 +63,8 @@ def _complete(record: dict) -> bool:
     texts = [record["settings"].get(name, "") for name in ("fashion", "init_from", "title")]
     good = record["task"] in TASKS and all(isinstance(x, int | float) for x in numbers)
     good = good and all(isinstance(x, str) for x in texts)
-    return good and all(isinstance(record[name], kind) for name, kind in KINDS.items())
+    good = good and all(isinstance(record[name], kind) for name, kind in KINDS.items())
+    return good and all(abs(record[name]) < 2**63 for name in ("seed", "num_parameters", "seconds"))
 
 
 def find(root: Path) -> list[tuple[Path, dict]]:
@@ -122,8 +123,7 @@ def earlier(
     """
     siblings = [run for run in find(folder.parent) if run[0] != folder and run[1]["task"] == task]
     wrong = [unfit(task, record["settings"], settled, fashion) for _, record in siblings]
-    same_seed = [record["seed"] == settled["seed"] for _, record in siblings]
-    # The first of the largest is the newest.
+    same_seed = [record["seed"] == settled["seed"] for _, record in siblings]  # newest first
     order = sorted(range(len(siblings)), key=lambda i: (len(wrong[i]), not same_seed[i]))
     if not order:
         return None, f"There is no finished run of {task} beside this one."
