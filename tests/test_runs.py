@@ -76,6 +76,19 @@ def test_settings_keep_their_meaning_when_the_recipe_changes(begin, monkeypatch)
     assert begin("T3", seed=4).recipe("parallel").epochs == 77
 
 
+def test_a_finished_run_is_shown_whose_recipe_has_a_switch_that_is_gone(begin):
+    run = begin("T1")
+    finish(run)
+    path = run.folder / "settings.json"
+    saved = json.loads(path.read_text())
+    saved["resolved"]["recipes"]["classification"]["head_rate"] = 1.0
+    del saved["fingerprint"]  # older runs have none
+    path.write_text(json.dumps(saved))
+    again = begin("T1")
+    assert again.finished
+    assert again.recipe("classification") == run.recipe("classification")
+
+
 @pytest.mark.parametrize(
     ("kind", "device", "preset"),
     [("sample", "cuda", "sample"), ("real", "cuda", "gpu"), ("real", "cpu", "cpu")],

@@ -88,16 +88,16 @@ class Run:
         """
         here, begun_on = machine.device(), self["device"]
         if begun_on not in (here, "cpu") and not self.finished:
-            raise CubsError(
-                f"run_dir {self.folder.name} began on {begun_on}: go on where there is one."
-            )
-        device = here if self.finished else begun_on
-        precision = machine.precision(device) if self.finished else self["precision"]
-        return processes.fabric(self.task, device, precision)
+            raise CubsError(f"run_dir {self.folder.name} began on {begun_on}: go on where there is "
+                            "one.")  # fmt: skip
+        if self.finished:
+            return processes.fabric(self.task, here, machine.precision(here))
+        return processes.fabric(self.task, begun_on, self["precision"])
 
     def recipe(self, fit: str) -> Recipe:
-        """Return the recipe of a fit, as the run began with it."""
-        return Recipe(**self["recipes"][fit])
+        """Return the recipe of a fit, as the run began with it, without switches that are gone."""
+        saved = self["recipes"][fit].items()
+        return Recipe(**{name: value for name, value in saved if name in Recipe.__annotations__})
 
     def checkpoint(self, fit: str = "", name: str = "best") -> Path:
         """Return where a fit's `best` or `last` checkpoint is; without a fit, the run's."""
