@@ -29,6 +29,8 @@ class Augmentation:
         max_aspect: the largest stretch of a crop, ≥ 1: its width to height, as shares of the
             image's, lies in [1/a, a]; it gives way where the crop would leave the image.
         flip: whether half the images are mirrored.
+        native: whether a crop is S × S of the image's own pixels instead, anywhere within and not
+            resized; of a smaller image it is the whole. It is as sharp as the image is at test.
         colour: the largest relative change of brightness, contrast and saturation, in [0, 1).
         erase: the share of images that lose a square of 1/16 to 1/4 of their area, in [0, 1].
     """
@@ -36,6 +38,7 @@ class Augmentation:
     min_area: float = 1.0
     max_aspect: float = 1.0
     flip: bool = False
+    native: bool = False
     colour: float = 0.0
     erase: float = 0.0
 
@@ -99,16 +102,29 @@ def _resample(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor
     Columns and rows are one matrix product an image each: in memory the channels lie between the
     two, so none needs a copy of the weights.
     """
-    side = (how.min_area + (1 - how.min_area) * u[:, 0]).sqrt()
-    # exp: a power is rounded by the place in the batch, which processes share differently
-    stretch = (math.log(how.max_aspect) * (u[:, 1] - 0.5)).exp()
-    stretch = stretch.clamp(side, 1 / side)  # the area stays
+    if how.native:
+        (left, width), (top, height) = (
+            _own_pixels(u[:, draw], images.shape[axis], size) for draw, axis in ((2, 3), (3, 2))
+        )
+    else:
+        side = (how.min_area + (1 - how.min_area) * u[:, 0]).sqrt()
+        # exp: a power is rounded by the place in the batch, which processes share differently
+        stretch = (math.log(how.max_aspect) * (u[:, 1] - 0.5)).exp()
+        stretch = stretch.clamp(side, 1 / side)  # the area stays
+        (left, width), (top, height) = (u[:, 2], side * stretch), (u[:, 3], side / stretch)
     mirrored = (u[:, 4] < 0.5) & how.flip
-    columns = _weights(side * stretch, u[:, 2], images.shape[3], size, mirrored)
-    rows = _weights(side / stretch, u[:, 3], images.shape[2], size)
+    columns = _weights(width, left, images.shape[3], size, mirrored)
+    rows = _weights(height, top, images.shape[2], size)
     lines = images.permute(0, 2, 1, 3).contiguous().float()  # (B, H, 3, W)
     batch = rows @ (lines.flatten(1, 2) @ columns.mT).view(*lines.shape[:2], -1)  # (B, S, 3·S)
     return batch.unflatten(2, (3, size)).permute(0, 2, 1, 3)
+
+
+def _own_pixels(u: Tensor, pixels: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return `place` and `share` of `_weights` (B,) for which S pixels are kept as they are."""
+    spare = max(pixels - size, 0)
+    start = (u * (spare + 1)).floor().clamp(max=spare)  # rounded up, a draw may come to spare + 1
+    return start / max(spare, 1), torch.full_like(u, 1 - spare / pixels)
 
 
 def _weights(

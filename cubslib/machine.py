@@ -21,7 +21,7 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
     *("attention", "blocks", "convolution", "models", "interface", "losses", "metrics"),
-    *("state", "training", "scoring", "controls", "runs/history"),
+    *("muon", "state", "training", "scoring", "controls", "runs/history"),
 )
 
 

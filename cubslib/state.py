@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cubslib import CubsError, interface
 from cubslib.disk import fingerprint, whole
+from cubslib.muon import SCALE, Muon
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished
 from cubslib.runs.history import best_row
@@ -142,18 +143,27 @@ def saved_epochs(run: Run, name: str) -> int:
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the optimizer; weights of two and more dimensions decay.
 
+    Muon's orthogonal steps are for kernels that mix channels: not the first one's, of 3 colours.
+
     The CUBS blocks' weights learn at lr / fan-in. Their inputs are never negative, so a step moves
     all of an output's weights one way, and the output fan-in times as far as one weight: at the
     full rate a gate over 512 channels closes within an epoch. Divided by the fan-in a step moves
     it as far as its bias does (Yang et al., Tensor Programs V, 2022, table 3, output weights).
     """
-    groups: dict[tuple[float, float], list] = {}
+    groups: dict[tuple[float, float, bool], list] = {}
     for name, parameter in model.named_parameters():
         in_gate = ".attention." in name and parameter.ndim > 1
-        lr = recipe.lr / (parameter[0].numel() if in_gate else 1)
+        kernel = parameter.ndim == 4 and parameter.shape[1] > 3 and not in_gate
+        orthogonal = recipe.optimizer == "muon" and kernel
+        lr = recipe.lr / (parameter[0].numel() if in_gate else 1) * (SCALE if orthogonal else 1)
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((lr, decay), []).append(parameter)
-    groups = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in groups.items()]
+        groups.setdefault((lr, decay, orthogonal), []).append(parameter)
+    groups = [
+        {"params": parameters, "lr": lr, "weight_decay": decay, "orthogonal": orthogonal}
+        for (lr, decay, orthogonal), parameters in groups.items()
+    ]
+    if recipe.optimizer == "muon":
+        return Muon(groups)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups)

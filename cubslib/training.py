@@ -147,14 +147,15 @@ def augmented_batches(state: Fit, batches: Callable) -> Iterator[tuple[Tensor, T
     epoch's global order, so processes together give what one would.
     """
     run, fabric, recipe, epoch = state.run, state.run.fabric, state.recipe, len(state.history)
-    where, how = (run.seed, state.name, epoch), Augmentation(**recipe.augmentation)
+    where = run.seed, state.name, epoch
     positions = batches(run.train.targets, recipe.batch_size, *where)  # (steps, W·B)
     places = np.arange(positions.size).reshape(positions.shape)
     numbers = draws(positions.size, *where)
     torch.manual_seed(sampling.generator(*where, f"rank {fabric.global_rank}").integers(2**63))
     own = [sampling.shard(x, fabric.global_rank, fabric.world_size) for x in (positions, places)]
     for step, (rows, draw) in enumerate(zip(*own, strict=True)):
-        size = size_at(recipe, (epoch + step / len(positions)) / recipe.epochs)
+        progress = (epoch + step / len(positions)) / recipe.epochs
+        size, how = size_at(recipe, progress), augmentation_at(recipe, progress)
         images = augment(fabric.to_device(run.train.read(rows)), numbers[draw], how, size)
         yield images.contiguous(memory_format=torch.channels_last), run.train.targets[rows]
 
@@ -162,6 +163,11 @@ def augmented_batches(state: Fit, batches: Callable) -> Iterator[tuple[Tensor, T
 def size_at(recipe: Recipe, progress: float) -> int:
     """Return how many pixels a side are trained on after a share `progress` of the steps."""
     return [side for share, side in recipe.sizes if share <= progress][-1]
+
+
+def augmentation_at(recipe: Recipe, progress: float) -> Augmentation:
+    """Return how images are varied after a share `progress` of the steps."""
+    return Augmentation(**recipe.augmentation, native=progress >= recipe.native_from)
 
 
 def gather(fabric: Fabric, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

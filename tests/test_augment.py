@@ -72,6 +72,21 @@ def test_a_crop_keeps_its_share_of_the_area_anywhere_within(images, where, rows,
     assert_close(batch, images[:, :, rows, columns] / 255)
 
 
+@pytest.mark.parametrize("made", [10, 16])
+def test_a_native_crop_is_pixels_of_the_image_anywhere_within(images, made):
+    count, native = 17 - made, Augmentation(min_area=0.25, max_aspect=4.0, native=True)
+    starts = [0, count // 3, count - 1]
+    u = chosen(3, x=torch.tensor([0.0, (count // 3 + 0.5) / count, NEARLY_ONE]), y=NEARLY_ONE)
+    batch = augment(images[:3], u, native, made)
+    cut = [image[:, -made:, x : x + made] for image, x in zip(images, starts, strict=False)]
+    assert_close(batch, torch.stack(cut) / 255)
+
+
+def test_a_native_crop_of_a_smaller_image_is_the_whole(images):
+    batch = augment(images, draws(6, 0, "fit", 0), Augmentation(native=True), 24)
+    torch.testing.assert_close(batch, prepare(images, 24), atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("aspect", "tall"), [(NEARLY_ONE, False), (0.0, True)])
 def test_a_stretched_crop_is_wide_or_tall(images, aspect, tall):
     """1/4 of the area at 4:1 is the whole side by a quarter: pixels of an 8 × 32 image fit it."""

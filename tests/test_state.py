@@ -7,6 +7,7 @@ from torch import nn
 from cubslib import recipes, state
 from cubslib.blocks import CubsBlock2
 from cubslib.models import cubs_resnet18
+from cubslib.muon import SCALE
 
 RECIPE = dataclasses.replace(recipes.recipe("recognition", "sample"), lr=0.01, weight_decay=0.1)
 
@@ -24,7 +25,19 @@ def test_gate_weights_learn_by_their_fan_in_and_all_else_at_the_full_rate():
     assert not found
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_muon_is_for_kernels_that_mix_channels():
+    recipe = dataclasses.replace(RECIPE, optimizer="muon")
+    model = cubs_resnet18(3, "serial_12")
+    groups = state._optimizer(model, recipe).param_groups
+    kernels = [group for group in groups if group["orthogonal"]]
+    moved = {id(p): group["lr"] for group in kernels for p in group["params"]}
+    for name, p in model.named_parameters():
+        gate = ".channel." in name or ".spatial." in name
+        assert (id(p) in moved) == (p.ndim == 4 and name != "conv1.weight" and not gate), name
+    assert min(moved.values()) == max(moved.values()) == pytest.approx(SCALE * recipe.lr)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
 @pytest.mark.parametrize("channels", [8, 512])
 def test_a_step_moves_a_gate_as_far_whatever_its_channels(optimizer, channels):
     torch.manual_seed(0)

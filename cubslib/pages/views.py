@@ -53,6 +53,11 @@ def augmented(run: Run, fit: str) -> Markdown:
     plots.show(pictures.image_grid(varied, titles), run.figure("augmented"))
     name = run.train.classes[run.train.targets[0]]
     crop = f"crops keep at least {how.min_area:.0%} of the area"
+    if recipe.native_from < 1:
+        crop += (
+            f"; after {recipe.native_from:.0%} of the training they are pixels of the image as it "
+            "is, not resized"
+        )
     return Markdown(f"One image of {name} in {GRID} draws: {crop}.")
 
 

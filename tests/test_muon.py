@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from cubslib.muon import MOMENTUM, Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16), (1, 5)])
+def test_singular_values_become_about_one_and_vectors_stay(shape):
+    matrix = torch.randn(shape, generator=torch.manual_seed(0), dtype=torch.float64)
+    made = orthogonal(matrix)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    inner = left.T @ made @ right.T
+    assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
+    assert (inner - inner.diagonal().diag()).abs().max() < 1e-9
+
+
+def test_no_gradient_gives_no_step():
+    assert (orthogonal(torch.zeros(3, 4)) == 0).all()
+
+
+def test_steps_are_those_of_a_loop():
+    """Kernels by their orthogonal momentum, a tall one further; all else as SGD does it."""
+    torch.manual_seed(0)
+    kernels = [nn.Parameter(torch.randn(6, 2, 3, 3)), nn.Parameter(torch.randn(32, 2, 2, 2))]
+    bias = nn.Parameter(torch.randn(6))
+    twin = nn.Parameter(bias.detach().clone())
+    expected = [kernel.detach().double() for kernel in kernels]
+    momenta = [torch.zeros_like(x) for x in expected]
+    groups = [
+        {"params": kernels, "lr": 0.1, "weight_decay": 0.5, "orthogonal": True},
+        {"params": [bias], "lr": 0.3, "weight_decay": 0.1, "orthogonal": False},
+    ]
+    optimizer = Muon(groups)
+    plain = torch.optim.SGD([twin], 0.3, momentum=0.9, nesterov=True, weight_decay=0.1)
+    for _ in range(3):
+        for parameter in (*kernels, bias):
+            parameter.grad = torch.randn_like(parameter)
+        twin.grad = bias.grad.clone()
+        for i, kernel in enumerate(kernels):
+            grad, rate = kernel.grad.double(), 0.1 * (1, 2)[i]  # sqrt(32 / 8) = 2
+            momenta[i] = MOMENTUM * momenta[i] + grad
+            step = orthogonal((grad + MOMENTUM * momenta[i]).flatten(1)).view(kernel.shape)
+            expected[i] = (1 - rate * 0.5) * expected[i] - rate * step
+        optimizer.step()
+        plain.step()
+    for kernel, value in zip(kernels, expected, strict=True):
+        torch.testing.assert_close(kernel.detach().double(), value, atol=1e-4, rtol=0)
+    assert torch.equal(bias, twin)
+
+
+def test_saved_and_loaded_it_goes_on_to_the_bit():
+    def trained(steps, state=None):
+        kernel = nn.Parameter(torch.ones(4, 2, 3, 3) if state is None else state[0].clone())
+        groups = [{"params": [kernel], "lr": 0.1, "weight_decay": 0.0, "orthogonal": True}]
+        optimizer = Muon(groups)
+        if state is not None:
+            optimizer.load_state_dict(state[1])
+        for step in steps:
+            kernel.grad = torch.randn(4, 2, 3, 3, generator=torch.manual_seed(step))
+            optimizer.step()
+        return kernel.detach(), optimizer.state_dict()
+
+    whole, parts = trained(range(4)), trained(range(2, 4), trained(range(2)))
+    assert torch.equal(whole[0], parts[0])
