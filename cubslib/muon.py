@@ -45,12 +45,18 @@ class Muon(torch.optim.SGD):
 def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     """Return a matrix (M, N) with about the same singular vectors and values of 0.7 to 1.2.
 
-    Newton and Schulz's iteration with Jordan's quintic in place of a singular value decomposition.
+    Newton and Schulz's iteration with Jordan's quintic in place of a singular value decomposition:
+    X ← (a + b·XXᵀ + c·(XXᵀ)²) X. All rounds' factors are polynomials of the first XXᵀ, which has
+    the shorter side alone, so they are multiplied there and meet X once.
     """
     a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
+    gram = wide @ wide.T
+    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = one
     for _ in range(rounds):
-        gram = wide @ wide.T
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+        factor = a * one + b * gram + c * gram @ gram
+        product, gram = factor @ product, factor @ gram @ factor
+    wide = product @ wide
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T

@@ -71,6 +71,8 @@ def recall(fabric: Fabric, model: nn.Module, data: PackedImages, size: int) -> d
 def record_classifier(run: Run, fit: str, model: nn.Module, **more) -> dict:
     """Score a chosen classifier on val and, once, on test; finish the run and return its record.
 
+    Its `test_mirrored` is of logits averaged over each image and its mirror image.
+
     Args:
         run: the run; where it is finished its record is read and nothing is scored.
         fit: the chosen fit, whose weights `model` has.
@@ -81,10 +83,12 @@ def record_classifier(run: Run, fit: str, model: nn.Module, **more) -> dict:
         return run.record
     fabric, size = run.fabric, run["image_size"]
     val = accuracy(fabric, model, run.val, size)
-    logits = outputs(fabric, model, run.test, size)
-    test = {f"top{k}": v for k, v in metrics.top_k_accuracy(logits, run.test.targets).items()}
-    arrays = {"logits": logits.numpy(), "labels": run.test.targets.numpy()}
-    return run.finish(fit, arrays, models.num_parameters(model), val=val, test=test, **more)
+    both = [outputs(fabric, model, run.test, size, mirrored=x) for x in (False, True)]
+    shares = [metrics.top_k_accuracy(logits, run.test.targets) for logits in both]
+    test, mirrored = ({f"top{k}": value for k, value in found.items()} for found in shares)
+    arrays = {"logits": both[0].numpy(), "labels": run.test.targets.numpy()}
+    more |= {"val": val, "test": test, "test_mirrored": mirrored}
+    return run.finish(fit, arrays, models.num_parameters(model), **more)
 
 
 def record_fashions(run: Run) -> dict:

@@ -15,6 +15,19 @@ def test_singular_values_become_about_one_and_vectors_stay(shape):
     assert (inner - inner.diagonal().diag()).abs().max() < 1e-9
 
 
+def test_a_gradient_of_low_rank_keeps_its_digits():
+    """Singular values from 1 to 1e-3, in float32, against a plain iteration in float64."""
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, 24, dtype=torch.float64))[0] for n in (24, 90))
+    matrix = left @ torch.logspace(0, -3, 24, dtype=torch.float64).diag() @ right.T
+    expected = matrix / matrix.norm()
+    for _ in range(5):
+        gram = expected @ expected.T
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    torch.testing.assert_close(orthogonal(matrix), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(orthogonal(matrix.float()).double(), expected, atol=1e-3, rtol=0)
+
+
 def test_no_gradient_gives_no_step():
     assert (orthogonal(torch.zeros(3, 4)) == 0).all()
 

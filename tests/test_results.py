@@ -196,3 +196,16 @@ def test_what_stands_in_the_way_is_said(project, publish, capsys):
     with pytest.raises(CubsError, match="README.md is not here"):
         results.remake()
     assert machine.project_root() == project
+
+
+def test_a_mirrored_score_has_a_column_where_all_seeds_have_one(project, publish):
+    for seed in (0, 1):
+        publish(f"T1,seed={seed}", asked={"seed": seed})
+    found = finished.find(published.root())
+    text = results.filled(EMPTY, found)
+    assert cells(text)[0]["mirrored test top-1 %"] == "37.5 ± 0.0"
+    assert "*Mirrored*" in text
+    del found[0][1]["test_mirrored"]
+    assert "mirrored test top-1 %" not in cells(results.filled(EMPTY, found))[0]
+    del found[1][1]["test_mirrored"]
+    assert "irrored" not in results.filled(EMPTY, found)

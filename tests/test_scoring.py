@@ -96,6 +96,15 @@ def test_accuracy_and_recall_agree_with_counting(data, fabric):
 # --- records ---
 
 
+def test_the_mirrored_score_is_of_mean_logits(t1):
+    model = training.load(t1.folder)
+    images = prepare(t1.test.read(range(len(t1.test))), t1["image_size"])
+    with torch.no_grad():
+        logits = (model(images) + model(images.flip(3))) / 2
+    found = metrics.top_k_accuracy(logits, t1.test.targets)
+    assert t1.record["test_mirrored"] == {f"top{k}": value for k, value in found.items()}
+
+
 def test_a_classifier_is_scored_on_test_once_and_then_read(t1, monkeypatch):
     record = t1.record
     assert record["val"].keys() == record["test"].keys() == {"top1", "top5"}

@@ -152,7 +152,8 @@ def table(found: Entry) -> tuple[tuple[str, ...], list[tuple[str, list[float]]]]
         ks = ("1", "2", "4", "8")
         rows = [(name, [record["recall"][fit][k] for k in ks]) for fit, name in STAGES.items()]
         return tuple(f"R@{k}" for k in ks), rows
-    rows = [(split, record[split]) for split in ("test", "val")]
+    names = {"test": "test", "test_mirrored": "test, with mirror images", "val": "val"}
+    rows = [(name, record[split]) for split, name in names.items() if split in record]
     rows += [(f"val, {name}", row) for name, row in record.get("fashions", {}).items()]
     return ("top-1", "top-5"), [(name, [row["top1"], row["top5"]]) for name, row in rows]
 

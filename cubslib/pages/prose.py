@@ -88,8 +88,8 @@ def classifier(run: Run) -> Markdown:
     timed = finished.timed_by(record["settings"])
     text = (
         f"{entries.answer(entries.entry(run.folder, record))} The right class is among its first "
-        f"five for {record['test']['top5']:.1%}. On val, which chose the epoch, top-1 was "
-        f"{record['val']['top1']:.1%}. One run, seed {record['seed']}, "
+        f"five for {record['test']['top5']:.1%}.{_mirrored(record)} On val, which chose the "
+        f"epoch, top-1 was {record['val']['top1']:.1%}. One run, seed {record['seed']}, "
         f"{finished.minutes(record, record['settings']):.1f} minutes of {timed} on "
         f"{finished.processor(record)}."
     )
@@ -97,6 +97,13 @@ def classifier(run: Run) -> Markdown:
         passed = "passes" if record["test"]["top1"] > COURSE_BAR else "does not pass"
         text += f" It {passed} the {COURSE_BAR:.0%} that the course asks for."
     return Markdown(text)
+
+
+def _mirrored(record: dict) -> str:
+    if "test_mirrored" not in record:  # older records
+        return ""
+    share = record["test_mirrored"]["top1"]
+    return f" With logits averaged over each image and its mirror image top-1 is {share:.1%}."
 
 
 def with_earlier(run: Run, *tasks: str) -> list[tuple]:

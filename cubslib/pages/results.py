@@ -96,7 +96,7 @@ def _rows(group: list[Found]) -> list[dict[str, str]]:
     for fits in zip(*scored, strict=True):  # T3's seeds may have chosen different ones
         found = [own[fit] for own, fit in zip(scored, fits, strict=True)]
         shares = {f"{name} %".replace("recall @", "R@"): [own[name] for own in found]
-                  for name in found[0]}  # fmt: skip
+                  for name in found[0] if all(name in own for own in found)}  # fmt: skip
         stage = {"run": "", "stage": fits[0]} if group[0][1]["task"] == "T4" else {}
         rows.append(stage | _row(group, shares, fits))
     return rows
@@ -171,6 +171,8 @@ def _caption(found: Sequence[Found]) -> str:
         "read once and chose nothing. Minutes are of training on the processor named, by the "
         "clock, or with one thread by the processor's time."
     ]
+    if any("test_mirrored" in record for _, record in found):
+        told.append("*Mirrored*: logits averaged over each image and its mirror image.")
     if any(record["task"] == "T3" for _, record in found):
         told.append("T3's epochs and minutes are those of the chosen fashion alone.")
     if any(record["settings"].get("title") == "Cars196" for _, record in found):

@@ -13,9 +13,14 @@ from cubslib.runs.history import from_csv
 
 SAMPLE = "SAMPLE"
 COLUMNS = (
-    *("Task", "Stage", "Test top-1 %", "Test top-5 %", "Val top-1 %"),
+    *("Task", "Stage", "Test top-1 %", "Test top-5 %", "Mirrored test top-1 %", "Val top-1 %"),
     *("Recall @1 %", "Recall @2 %", "Recall @4 %", "Recall @8 %"),
     *("Data", "Run", "Fashion", "Weights from", "Epochs", "Minutes", "Parameters", "Seed"),
+)
+
+SCORES = (  # older records have no mirrored ones
+    *(("test top-1", "test", "top1"), ("test top-5", "test", "top5")),
+    *(("mirrored test top-1", "test_mirrored", "top1"), ("val top-1", "val", "top1")),
 )
 
 
@@ -118,8 +123,7 @@ def scores(record: dict) -> dict[str, dict[str, float]]:
     if record["task"] == "T4":
         stages = record["recall"].items()
         return {fit: {f"recall @{k}": x for k, x in row.items()} for fit, row in stages}
-    places = ("test", 1), ("test", 5), ("val", 1)
-    shares = {f"{split} top-{k}": record[split][f"top{k}"] for split, k in places}
+    shares = {name: record[split][top] for name, split, top in SCORES if split in record}
     return {record["settings"].get("fashion") or "classification": shares}
 
 
