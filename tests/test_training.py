@@ -52,6 +52,23 @@ def test_fit_learns_and_leaves_history_and_checkpoints(begin):
     assert (best["classes"], best["image_size"]) == (list(run.train.classes), 64)
 
 
+def test_crops_are_native_from_the_recipes_share_of_the_steps_on(begin, monkeypatch):
+    shorten(epochs=4, native_from=0.5)
+    seen, augment = [], training.augment
+
+    def watched(images, numbers, how, size):
+        seen.append((how.native, how.min_area))
+        return augment(images, numbers, how, size)
+
+    monkeypatch.setattr(training, "augment", watched)
+    run = begin("T1")
+    fit(run)
+    area = run.recipe("classification").augmentation["min_area"]
+    half = len(seen) // 2
+    assert half >= 2
+    assert seen == [(False, area)] * half + [(True, area)] * half
+
+
 def test_what_is_reported_is_the_best_on_val_and_without_val_the_last(begin):
     scores, seen = iter([0.5, 0.75, 0.75]), []
 

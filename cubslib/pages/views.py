@@ -55,8 +55,8 @@ def augmented(run: Run, fit: str) -> Markdown:
     crop = f"crops keep at least {how.min_area:.0%} of the area"
     if recipe.native_from < 1:
         crop += (
-            f"; after {recipe.native_from:.0%} of the training they are pixels of the image as it "
-            "is, not resized"
+            f"; after {recipe.native_from:.0%} of the training they are cut from the image's own "
+            "pixels and not resized"
         )
     return Markdown(f"One image of {name} in {GRID} draws: {crop}.")
 
