@@ -63,7 +63,7 @@ def augment(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
     """
     u = u.to(images.device)
     with torch.autocast(images.device.type, enabled=False):
-        batch = _resample(images, u[:, :5], how, size).div_(255)
+        batch = _resample(images, u[:, :5], how, size)
         batch = _recolour(batch, u[:, 5:8], how.colour)
         return _erase(_normalise(batch), u[:, 8:12], how.erase)
 
@@ -73,14 +73,14 @@ def prepare(images: Tensor, size: int) -> Tensor:
 
     Args:
         images: uint8 (B, 3, H, W).
-        size: S; where it differs from H × W, bilinear with antialiasing.
+        size: S; where it differs from H × W, bicubic with antialiasing.
 
     Returns:
         float32 (B, 3, S, S).
     """
     batch = images.float() / 255
     if batch.shape[-2:] != (size, size):
-        batch = F.interpolate(batch, (size, size), mode="bilinear", antialias=True)
+        batch = F.interpolate(batch, (size, size), mode="bicubic", antialias=True).clamp_(0, 1)
     return _normalise(batch)
 
 
@@ -97,7 +97,7 @@ def _normalise(batch: Tensor) -> Tensor:
 
 
 def _resample(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
-    """Crop, stretch, scale and mirror: uint8 (B, 3, H, W) → floats (B, 3, S, S) in [0, 255].
+    """Crop, stretch, scale and mirror: uint8 (B, 3, H, W) → floats (B, 3, S, S) in [0, 1].
 
     Columns and rows are one matrix product an image each: in memory the channels lie between the
     two, so none needs a copy of the weights.
@@ -117,7 +117,7 @@ def _resample(images: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor
     rows = _weights(height, top, images.shape[2], size)
     lines = images.permute(0, 2, 1, 3).contiguous().float()  # (B, H, 3, W)
     batch = rows @ (lines.flatten(1, 2) @ columns.mT).view(*lines.shape[:2], -1)  # (B, S, 3·S)
-    return batch.unflatten(2, (3, size)).permute(0, 2, 1, 3)
+    return batch.unflatten(2, (3, size)).permute(0, 2, 1, 3).div_(255).clamp_(0, 1)
 
 
 def _own_pixels(u: Tensor, pixels: int, size: int) -> tuple[Tensor, Tensor]:
@@ -132,8 +132,8 @@ def _weights(
 ) -> Tensor:
     """Return how much each pixel of a line counts for each that is made: (B, S, `pixels`).
 
-    Bilinear with antialiasing, as `prepare` resizes: a triangle about the pixel's centre, half as
-    wide as the pixel, at least as one that is read.
+    Bicubic with antialiasing, as `prepare` resizes: Keys's cubic (1981, a = −1/2) about the
+    pixel's centre, two pixels to each side, of those that are made or read, whichever are larger.
 
     Args:
         share: how much of the line is kept (B,), in (0, 1].
@@ -149,7 +149,8 @@ def _weights(
     centre = ((1 - share) * place * pixels)[:, None] + step[:, None] * index  # (B, S)
     pixel = torch.arange(pixels, device=share.device) + 0.5
     distance = (pixel - centre[:, :, None]).abs_().div_(step.clamp(min=1)[:, None, None])
-    weights = (1 - distance).clamp_(min=0)  # (B, S, pixels)
+    near, far = (1 - distance).clamp_(min=0), (2 - distance).clamp_(min=0)  # 0 from 1, from 2 on
+    weights = near.square_().mul_(2 * distance - 1) - (distance - 1) * far.square_() / 2
     return weights.div_(weights.sum(2, keepdim=True))
 
 

@@ -56,7 +56,8 @@ _SAMPLE = Recipe(10, 32, 0.02, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 # 57.0. Resizing blurs, and a network trained on blurred images reads sharp ones badly: hence
 # `native_from`, and reading at 64, Tiny ImageNet's own size. The whole training ended at 53.8 % of
 # val (one seed): in its last two epochs the loss fell by 0.33 and val gained 1.1, so it overfits
-# there.
+# there. ResNet-18 by the same recipe, on the same classes: after five epochs 26.2 % with SGD at 0.5
+# and 31.6 with Muon at 0.1 (one seed).
 # Of Cars196, a classifier trained at 64 on copies packed at 128, Recall@1 on 14 classes held back
 # was 52.3 % read at 64 and 43.5 % at 80 (one seed); packed at the size read, as here, unmeasured.
 RECIPES = {
@@ -78,8 +79,8 @@ RECIPES = {
         3, 256, 0.5, sizes=((0, 32), (0.67, 56)), test_size=56, augmentation=_MILD, **_SGD
     ),
     ("recognition", "cpu"): Recipe(
-        24, 256, 0.5, sizes=((0, 32), (0.3, 48), (0.7, 64)), test_size=64,
-        augmentation=_MILD, **_SGD,
+        10, 256, 0.1, sizes=((0, 32), (0.4, 48), (0.8, 64)), test_size=64,
+        augmentation=_MILD, native_from=0.4, **_MUON,
     ),
     ("recognition", "gpu"): Recipe(
         80, 512, 0.8, sizes=((0, 64),), test_size=64, augmentation=_STRONG, native_from=0.9,
