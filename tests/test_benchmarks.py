@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # it is a folder of programs
+import gpu  # noqa: E402
 import growth  # noqa: E402
 import parts  # noqa: E402
 import timing  # noqa: E402
@@ -76,3 +77,9 @@ def test_the_slope_of_a_square_is_two():
 def test_a_million_is_reckoned_from_the_last_two_points():
     rows = [{"what grows": "recall", "size": n, "cost": (n / 1000) ** 2} for n in (1, 1000, 2000)]
     assert "slope 2.00): 2.8e+02 hours" in growth.comment(rows)
+
+
+def test_a_step_of_every_gpu_recipe_fits_a_colab_t4():
+    rows = gpu.rows(False)
+    assert len(rows) == 5
+    assert all(0.5 < row["GiB"] < 13 for row in rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 CURVES = Path(__file__).parent / "growth.png"
 PARTS = (
     *("pace", "loss", "recall", "attention", "steps", "loading", "share", "packing", "epoch"),
-    *("startup", "growth", "profiling"),
+    *("startup", "growth", "profiling", "gpu"),
 )
 
 
