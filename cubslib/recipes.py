@@ -53,12 +53,13 @@ _SAMPLE = Recipe(10, 32, 0.02, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 # on a Colab T4, as tests/benchmarks/gpu.py reckons both. The cpu recipes of T4 are untuned.
 # What T1's recipe rests on, on val of every fourth class (50), ten epochs, one seed: the last two
 # at 64 pixels. With SGD at 0.5 it ended at 46.7 %, with Muon at 0.1, at most a fifth more time a
-# step, at 50.5; with the images as they are in those two epochs, and not resized crops of them, at
-# 57.0. Resizing blurs, and a network trained on blurred images reads sharp ones badly: hence
-# `native_from`, and reading at 64, Tiny ImageNet's own size. The whole training ended at 53.8 % of
-# val (one seed): in its last two epochs the loss fell by 0.33 and val gained 1.1, so it overfits
-# there. ResNet-18 by the same recipe, on the same classes: after five epochs 26.2 % with SGD at 0.5
-# and 31.6 with Muon at 0.1 (one seed).
+# step, at 50.5, or 54.2 where crops are resized by the cubic of today and not a triangle; with the
+# images as they are in those two epochs, and not resized crops of them, at 57.0. Resizing blurs,
+# and a network trained on blurred images reads sharp ones badly: hence `native_from`, and reading
+# at 64, Tiny ImageNet's own size. The whole training ended at 53.8 % of val (one seed): in its last
+# two epochs the loss fell by 0.33 and val gained 1.1, so it overfits there. ResNet-18 by the same
+# recipe, on the same classes: after five epochs 26.2 % with SGD at 0.5 and 31.6 with Muon at 0.1
+# (one seed).
 # Of Cars196, a classifier trained at 64 on copies packed at 128, Recall@1 on 14 classes held back
 # was 52.3 % read at 64 and 43.5 % at 80 (one seed). Packing at 88, so that no crop is enlarged,
 # brought nothing: MAP@R 27.5 % where 64 had 27.3, from T1's weights, after five epochs (one seed).
