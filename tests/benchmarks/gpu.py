@@ -21,14 +21,14 @@ TINY, CARS = 90_000, 8_054  # training images
 def rows(quick: bool) -> list[dict]:
     """Return a row a fit; with `quick` of T1 alone."""
     stem = recipes.RECIPES["recognition", "gpu"].stem
-    cubs = models.cubs_resnet18(98, "serial_12", stem)
+    first, second = (models.cubs_resnet18(98, "serial_12", stem) for _ in range(2))
     found = [("T1", "custom_cnn", models.CustomCNN(200), TINY)]
     if not quick:
         found += [
             ("T2", "recognition", models.resnet18(200, stem), TINY),
             ("T3", "recognition", models.cubs_resnet18(200, "serial_12", stem), TINY),
-            ("T4, classification", "classification", cubs, CARS),
-            ("T4, embedding", "embedding", models.embed(cubs, 512), CARS),
+            ("T4, classification", "classification", first, CARS),
+            ("T4, embedding", "embedding", models.embed(second, 512), CARS),
         ]
     return [_row(name, recipes.RECIPES[kind, "gpu"], *more) for name, kind, *more in found]
 
