@@ -130,7 +130,7 @@ def against(run: Run, task: str) -> Markdown:
     """Compare a classifier with an earlier notebook's, on the same test images."""
     other, why = run.earlier(task)
     if other is None:
-        return Markdown(why)
+        return Markdown(f"{why} The two are not compared image by image.")
     arrays = finished.arrays(other.folder)
     gain, error = entries.paired(*(hits["logits"].argmax(1) == hits["labels"] for hits in
                                    (run.arrays, arrays)))  # fmt: skip
