@@ -26,7 +26,20 @@ def test_half_precision_is_used_where_the_hardware_has_it(monkeypatch, device, c
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: can)
+    monkeypatch.setattr(machine, "hardware", lambda device: "Intel(R) Xeon(R), 2 cores")
     assert machine.precision(device) == name
+
+
+@pytest.mark.parametrize(
+    ("processor", "can", "name"),
+    [("AMD EPYC, 2 cores", True, "bf16-mixed"), ("AMD EPYC, 2 cores", False, "32-true"),
+     ("Intel(R) Xeon(R), 2 cores", True, "32-true")],
+)  # fmt: skip
+def test_vectors_of_half_precision_pay_on_an_amd(monkeypatch, processor, can, name):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: can)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(machine, "hardware", lambda device: processor)
+    assert machine.precision("cpu") == name
 
 
 def test_the_pace_is_that_of_this_processor_and_draws_no_number():
