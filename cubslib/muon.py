@@ -48,14 +48,21 @@ def orthogonal(matrix: Tensor) -> Tensor:
     X ← (a + b·XXᵀ + c·(XXᵀ)²) X. All rounds' factors are polynomials of the first XXᵀ, which has
     the shorter side alone, so they are multiplied there and meet X once.
     """
-    a, b, c = QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
-    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = one
-    for _ in range(5):
-        factor = a * one + b * gram + c * gram @ gram
-        product, gram = factor @ product, factor @ gram @ factor
+    product = factor = _factor(gram)
+    for _ in range(4):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
     wide = product @ wide
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Return a + b·G + c·G² of a symmetric matrix G."""
+    a, b, c = QUINTIC
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor

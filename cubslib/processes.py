@@ -17,7 +17,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import distributed
 from torch.distributed import DistError, PrefixStore, Store
 
-from cubslib import CubsError
+from cubslib import CubsError, machine
 
 LOST = "another process ended: the same command goes on from the last epoch that is saved."
 PATIENCE = timedelta(seconds=20)  # an end is noticed at once, but told some seconds later
@@ -66,6 +66,8 @@ def fabric(task: str, device: str, precision: str) -> Fabric:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if device == "cuda" else "gloo"
         distributed.init_process_group(backend, store=_store(task), rank=rank(), world_size=count())
+    if device == "cpu":
+        machine.keep_freed_memory()
     found = Fabric(accelerator=device, precision=precision, **place)
     found.launch()
     return found

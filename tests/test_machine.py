@@ -1,5 +1,8 @@
+import platform
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,22 @@ def test_vectors_of_half_precision_pay_on_an_amd(monkeypatch, processor, can, na
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(machine, "hardware", lambda device: processor)
     assert machine.precision("cpu") == name
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators stay as they are")
+def test_freed_memory_is_kept_and_not_asked_for_again():
+    """In a process of its own: how often the system hands over a page of a large tensor."""
+    code = (
+        "import resource, torch\nfrom cubslib import machine\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def asked():\n"
+        "    torch.ones(2**25).sum()\n    before = faults()\n    torch.ones(2**25).sum()\n"
+        "    return faults() - before\n"
+        "first = asked()\nmachine.keep_freed_memory()\nprint(first, asked())\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, said.stdout.split())
+    assert after < before / 10
 
 
 def test_the_pace_is_that_of_this_processor_and_draws_no_number():
