@@ -4,7 +4,7 @@ The similarity of positions i and j is the product q_i·k_j. Its softmax over j 
 with v are softmax attention with head dimension 1. Neither way here holds the N × N matrix:
 
 - `scaled_dot_product_attention` computes it tile by tile, in N² steps.
-- For scalars the exponential series exp(q·k) = Σ_p (q^p / √p!)·(k^p / √p!) is short, so that a
+- For scalars the exponential series exp(q·k) = Σ_p q^p·k^p / p! is short, so that a
   sum over j is P sums of powers, once for all i: N·P steps. With finitely many features in place of
   the exponential this is linear attention (Katharopoulos et al., ICML 2020, eq. 4 to 6); here the
   rest of the series is below float32's rounding.
@@ -106,16 +106,19 @@ class Series(torch.autograd.Function):
 
 
 def _powers(x: Tensor, terms: int) -> Tensor:
-    """Return x^p / √p! for p = 0 … P − 1 as (B, P, N), and 0 for what no sum would notice.
+    """Return x^p for p = 0 … P − 1 as (B, P, N), and 0 for what no sum would notice.
 
     Processors are slow at products that are too small for float32's usual form.
     """
-    powers = x.new_ones(len(x), terms, x.shape[1])
+    powers = x.new_empty(len(x), terms, x.shape[1])
+    powers[:, 0] = 1
     for p in range(1, terms):
-        powers[:, p] = F.hardshrink(powers[:, p - 1] * (x / p**0.5), 1e-25)
+        torch.hardshrink(powers[:, p - 1] * x, 1e-25, out=powers[:, p])
     return powers
 
 
 def _sums(at: Tensor, of: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """Return Σ_j w_j·exp(x_i·y_j) (B, N) for each w (B, N) from the powers of x and y (B, P, N)."""
-    return (torch.stack(weights, 1) @ of.mT @ at).unbind(1)
+    sums = torch.stack(weights, 1) @ of.mT  # (B, W, P)
+    factorials = torch.arange(sums.shape[2], dtype=torch.double).clamp(min=1).cumprod(0)
+    return (sums.div_(factorials.to(sums)) @ at).unbind(1)
