@@ -23,7 +23,7 @@ PACKAGES = ("cubslib", "torch", "torchvision", "lightning-fabric", "numpy")
 USED = (
     *("datasets", "annotations", "matlab", "packed", "decoding", "augment", "sampling"),
     *("attention", "blocks", "convolution", "models", "interface", "losses", "metrics"),
-    *("muon", "state", "training", "scoring", "controls", "runs/history"),
+    *("optimizers", "state", "training", "scoring", "controls", "runs/history"),
 )
 
 

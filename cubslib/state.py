@@ -9,9 +9,8 @@ from torch import distributed, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cubslib import CubsError, interface
+from cubslib import CubsError, interface, optimizers
 from cubslib.disk import fingerprint, whole
-from cubslib.muon import SCALE, Muon
 from cubslib.recipes import Recipe
 from cubslib.runs import Run, finished
 from cubslib.runs.history import best_row
@@ -70,7 +69,7 @@ def begin(run: Run, name: str, model: nn.Module, steps: int) -> Fit:
     if recipe.ema_decay:
         average = get_ema_multi_avg_fn(recipe.ema_decay)
         averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    network, optimizer = fabric.setup(model, _optimizer(model, recipe))
+    network, optimizer = fabric.setup(model, optimizers.build(model, recipe))
     peaks = [group["lr"] for group in optimizer.param_groups]
     schedule = OneCycleLR(optimizer, peaks, recipe.epochs * steps, cycle_momentum=False)
     state = Fit(run, name, model, network, optimizer, schedule, averaged)
@@ -138,35 +137,6 @@ def saved_epochs(run: Run, name: str) -> int:
     if not path.exists():
         return 0
     return len(torch.load(path, map_location="cpu", weights_only=True)["history"])
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the optimizer; weights of two and more dimensions decay.
-
-    Muon's orthogonal steps are for kernels that mix channels: not the first one's, of 3 colours.
-
-    The CUBS blocks' weights learn at lr / fan-in. Their inputs are never negative, so a step moves
-    all of an output's weights one way, and the output fan-in times as far as one weight: at the
-    full rate a gate over 512 channels closes within an epoch. Divided by the fan-in a step moves
-    it as far as its bias does (Yang et al., Tensor Programs V, 2022, table 3, output weights).
-    """
-    groups: dict[tuple[float, float, bool], list] = {}
-    for name, parameter in model.named_parameters():
-        in_gate = ".attention." in name and parameter.ndim > 1
-        kernel = parameter.ndim == 4 and parameter.shape[1] > 3 and not in_gate
-        orthogonal = recipe.optimizer == "muon" and kernel
-        lr = recipe.lr / (parameter[0].numel() if in_gate else 1) * (SCALE if orthogonal else 1)
-        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((lr, decay, orthogonal), []).append(parameter)
-    groups = [
-        {"params": parameters, "lr": lr, "weight_decay": decay, "orthogonal": orthogonal}
-        for (lr, decay, orthogonal), parameters in groups.items()
-    ]
-    if recipe.optimizer == "muon":
-        return Muon(groups)
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups)
 
 
 def _parts(state: Fit) -> dict:

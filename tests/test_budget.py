@@ -6,7 +6,7 @@ import torch
 from refusals import refused
 from torch import nn
 
-from cubslib import budget, inside, machine, training
+from cubslib import budget, inside, machine, optimizers, recipes, training
 from cubslib.blocks import FASHIONS
 
 
@@ -35,6 +35,7 @@ def test_kept_bytes_are_each_storage_once_and_leave_the_network_as_it_is():
     inside.kept_bytes(normalised, 8, 2)
     inside.step_seconds(normalised, 8, 2)
     assert torch.equal(drawn, torch.random.get_rng_state())
+    assert 0 < optimizers.step_seconds(normalised, recipes.recipe("recognition", "cpu")) < 60
     assert all(torch.equal(x, before[name]) for name, x in normalised.state_dict().items())
     assert not normalised.training
 
@@ -67,19 +68,23 @@ def test_the_memory_of_a_step_is_that_of_its_images_and_the_optimizer(real, monk
 
 
 def test_the_minutes_are_of_what_is_left_of_the_run(real, monkeypatch):
-    """An image of S pixels takes S seconds: 3 epochs, 32 pixels for 0.6 of them, then 48."""
+    """An image of S pixels takes S seconds: 3 epochs, 32 pixels for 0.6 of them, then 48.
+
+    The optimizer takes 7 seconds a step.
+    """
     monkeypatch.setattr(inside, "step_seconds", lambda model, side, batch, repeats: side * batch)
+    monkeypatch.setattr(optimizers, "step_seconds", lambda model, recipe: 7)
     run = real("T3")
     train, val, size = len(run.train), len(run.val), run["image_size"]
-    whole = 3 * train * (0.6 * 32 + 0.4 * 48) + 3 * val / 3 * size
-    last = train * 48 + val / 3 * size
+    whole = 3 * train * (0.6 * 32 + 0.4 * 48) + 3 * val / 3 * size + 3 * train / 16 * 7
+    last = train * 48 + val / 3 * size + train / 16 * 7
     for fit, done, expected in (
         (FASHIONS[0], 0, 3 * whole), (FASHIONS[0], 2, last + 2 * whole), (FASHIONS[2], 0, whole),
     ):  # fmt: skip
         found = budget.seconds_left(run, list(run["recipes"])[FASHIONS.index(fit)], None, 16, done)
         assert found == pytest.approx(expected)
     t4 = real("T4")  # without val
-    work = 2 * 3 * len(t4.train) * (0.6 * 32 + 0.4 * 48)
+    work = 2 * 3 * len(t4.train) * (0.6 * 32 + 0.4 * 48 + 7 / 16)
     assert budget.seconds_left(t4, "classification", None, 16, 0) == pytest.approx(work)
 
 
