@@ -99,7 +99,7 @@ RECIPES = {
         label_smoothing=0.1, **_ADAMW,
     ),
     ("classification", "cpu"): Recipe(
-        36, 64, 2e-3, sizes=((0, 64), (0.4, 96), (0.8, 112)), test_size=128, augmentation=_CARS,
+        28, 64, 2e-3, sizes=((0, 64), (0.4, 96), (0.8, 112)), test_size=128, augmentation=_CARS,
         label_smoothing=0.1, **_ADAMW,
     ),
     ("classification", "gpu"): Recipe(
@@ -113,7 +113,7 @@ RECIPES = {
         2, 96, 3e-4, sizes=((0, 96),), test_size=96, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "cpu"): Recipe(
-        5, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW
+        4, 96, 3e-4, sizes=((0, 112),), test_size=128, augmentation=_CARS, **_ADAMW
     ),
     ("embedding", "gpu"): Recipe(
         30, 192, 3e-4, sizes=((0, 128),), test_size=160, augmentation=_CARS, stem="3x3",

@@ -211,8 +211,7 @@ def weights(path: Path) -> Path:
 
 def home(path: Path) -> Path | None:
     """Return the folder of the run that a folder or checkpoint is of; None where none is near."""
-    places = [path, *path.absolute().parents[:3]]
-    marks = ("metrics.json", "settings.json")
+    places, marks = [path, *path.absolute().parents[:3]], ("metrics.json", "settings.json")
     return next((place for place in places if any((place / m).is_file() for m in marks)), None)
 
 
@@ -271,11 +270,12 @@ def timed_by(settings: Mapping) -> str:
 
 
 def processor(record: Mapping) -> str:
-    """Return what a record's run was computed on: threads of a CPU, several processes."""
+    """Return what a record's run was computed on: threads of a CPU, bf16, several processes."""
     settings, told = record["settings"], record["hardware"]
     threads, processes = settings.get("threads"), settings.get("processes", 1)
     if settings.get("device") == "cpu" and threads:
         told += f", {threads} thread{'s'[: threads != 1]}"
+        told += ", bf16" if settings.get("precision") == "bf16-mixed" else ""
     return told if processes == 1 else f"{told}, {processes} processes"
 
 
