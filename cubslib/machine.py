@@ -88,7 +88,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, for its next use; only glibc knows how.
 
     By default each large tensor is asked from the system, which hands it over in pages of 4 KiB
-    filled with zeros, and given back at once: a step of T1 at 64 pixels took 1.15 times as long.
+    filled with zeros, and given back at once: a step of T1 took 1.0 to 1.18 times as long.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
