@@ -67,10 +67,10 @@ def refuse_too_large(run: Run, name: str, model: nn.Module, batch: int) -> None:
 def seconds_left(run: Run, name: str, model: nn.Module, batch: int, done: int) -> float:
     """Return the seconds that a run's fits from `name` on will take; arguments as of `reckon`.
 
-    A step is a forward and a backward pass and the optimizer's; judging an image of val takes a
-    third of the passes.
+    A step is a forward and a backward pass and the optimizer's, which all fits of a run share;
+    judging an image of val takes a third of the passes.
     """
-    fits, images, seconds = list(run["recipes"]), Counter(), 0.0
+    fits, images, steps = list(run["recipes"]), Counter(), 0.0
     for fit in fits[fits.index(name) :]:
         recipe = run.recipe(fit)
         begun = done / recipe.epochs if fit == name else 0.0
@@ -78,12 +78,12 @@ def seconds_left(run: Run, name: str, model: nn.Module, batch: int, done: int) -
         for (start, side), end in zip(recipe.sizes, ends, strict=True):
             passes = recipe.epochs * max(end - max(start, begun), 0)
             images[side] += passes * len(run.train)
-        steps = recipe.epochs * (1 - begun) * len(run.train) / recipe.batch_size
-        seconds += steps * optimizers.step_seconds(model, recipe)
+        steps += recipe.epochs * (1 - begun) * len(run.train) / recipe.batch_size
         if run.val is not None:
             images[recipe.test_size] += recipe.epochs * (1 - begun) * len(run.val) / 3
     few = batch // run.fabric.world_size
     few = few if run.fabric.device.type == "cuda" else min(few, 32)  # a GPU wants a whole batch
+    seconds = steps * optimizers.step_seconds(model, run.recipe(name))
     for side, count in images.items():
         passes = inside.step_seconds(model, side, few, STEPS) / few / run.fabric.world_size
         seconds += count * passes

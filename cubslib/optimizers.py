@@ -55,7 +55,8 @@ def step_seconds(model: nn.Module, recipe: Recipe) -> float:
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         start = time.perf_counter()
-        optimizer.step()
+        with torch.autocast(parameter.device.type, enabled=False):  # as in training
+            optimizer.step()
         _ = parameter.sum().item()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])

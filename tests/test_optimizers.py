@@ -123,3 +123,16 @@ def test_a_step_moves_a_gate_as_far_whatever_its_channels(optimizer, channels):
     step.step()
     moved = (before - block.gate(x).logit().mean()).item() / recipe.lr
     assert 1 < moved < 3.5  # at the full rate, 512 channels: over 200
+
+
+def test_a_step_is_timed_in_full_precision_as_training_takes_it(monkeypatch):
+    """Half of it would be told to a user whose network computes in bf16."""
+    halved = []
+    monkeypatch.setattr(optimizers, "orthogonal", lambda x: halved.append((x @ x.T).dtype) or x)
+    model, recipe = nn.Conv2d(8, 4, 3), dataclasses.replace(RECIPE, optimizer="muon")
+    before = model.weight.detach().clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert optimizers.step_seconds(model, recipe) > 0
+    assert set(halved) == {torch.float32}
+    assert torch.equal(model.weight, before)
+    assert model.weight.grad is None
