@@ -65,8 +65,8 @@ _SAMPLE = Recipe(10, 32, 0.02, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 # brought nothing: MAP@R 27.5 % where 64 had 27.3, from T1's weights, after five epochs (one seed).
 # T4's cpu recipe reads at 128 what it trains on at 112: crops keep 0.78 of the area in the mean,
 # 0.88 of a side, so a car is as large in both, and is hardly resized in either. Whole, from T3 (one
-# seed): the loss ended at 0.97, where smoothing alone leaves 0.78, so the trained classes are known
-# by heart; on test whitened features were 7 points better than as they are, and stage 2 lost 2.
+# seed), stage 1's loss ended at 0.97, where smoothing alone leaves 0.78: the trained classes are
+# known by heart, so shorter and more varied training is to be tried on held-back classes.
 RECIPES = {
     ("custom_cnn", "sample"): _SAMPLE,
     ("custom_cnn", "tour"): Recipe(
