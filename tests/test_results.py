@@ -96,7 +96,12 @@ def test_a_row_is_read_from_the_records_and_seeds_share_one(project, publish):
 
 def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish):
     target = publish("T4", protocol="subset: 12,146 of 16,185, cropped copy")
-    record = made.change(target, {"init_from": "T3,seed=1"})
+    measures = {
+        f"{stage}{how}": {"map_at_r": 0.125, "recall": {"1": share}}
+        for stage in ("classification", "embedding")
+        for how, share in (("", 0.5), (", with mirror images", 0.625))
+    }
+    record = made.change(target, {"init_from": "T3,seed=1"}, measures=measures)
     apart = shutil.copytree(target, target.with_name("T4,apart"))
     (apart / "history.csv").unlink()
     made.change(apart, protocol="complete, scored apart", test_images=8131)
@@ -111,9 +116,24 @@ def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish
         shown = [row[f"R@{k} %"] for k in (1, 2, 4, 8)]
         assert shown == [f"{100 * x:.1f}" for x in record["recall"][row["stage"]].values()]
         assert row["run"].endswith("init_from=T3,seed=1`")
+        assert (row["MAP@R %"], row["mirrored R@1 %"]) == ("12.5", "62.5")
     assert [row["epochs"] for row in rows] == ["4", "4", "–", "–"]
     share = record["recall"]["classification"]["1"]
     assert rows[2]["se"] == f"{100 * (share * (1 - share) / 8131) ** 0.5:.1f}"
+
+
+def test_runs_that_share_stage_1_have_one_row_for_it(project, publish):
+    name = publish("T4,mining=cross_entropy", asked={"mining": "cross_entropy"}).name
+    made.change(publish("T4"), {"classification_from": name})
+    publish("T4,mining=all", asked={"mining": "all"})
+    results.remake()
+    rows = cells((project / "README.md").read_text())
+    stages = "classification", "embedding"
+    assert [row["stage"] for row in rows] == [*stages, *stages, "embedding"]
+    ours, theirs, control = rows[0]["run"], rows[2]["run"], rows[4]["run"]
+    assert "mining" not in ours
+    assert "mining=all" in theirs
+    assert "mining=cross_entropy" in control
 
 
 def grouped(publish, *several):

@@ -63,10 +63,10 @@ def filled(readme: str, found: Sequence[Found]) -> str:
 def _results(found: Sequence[Found]) -> str:
     if not found:
         return ""
-    groups = _groups(found)
+    groups, told = _groups(found), set()
     tables = [
         _table([row for group in groups if (group[0][1]["task"] == "T4") == last
-                for row in _rows(group)]) for last in (False, True)
+                for row in _rows(group, told)]) for last in (False, True)
     ]  # fmt: skip
     parts = ["## Results", *filter(None, tables), _caption(found)]
     figure = curves(found)
@@ -90,10 +90,16 @@ def _settings(record: dict, **more) -> str:
     return ", ".join(f"{name}={value}" for name, value in (told | more).items())
 
 
-def _rows(group: list[Found]) -> list[dict[str, str]]:
-    """Return the rows of runs that differ in the seed alone: one, T4's one a stage."""
+def _rows(group: list[Found], told: set[str]) -> list[dict[str, str]]:
+    """Return the rows of runs that differ in the seed alone: one, T4's one a stage.
+
+    `told` gathers the runs whose stage 1 has a row already: of those that share it only one has.
+    """
     scored, rows = [table.scores(record) for _, record in group], []
-    for fits in zip(*scored, strict=True):  # T3's seeds may have chosen different ones
+    first = {record["settings"].get("classification_from", folder.name) for folder, record in group}
+    shared = group[0][1]["task"] == "T4" and first <= told
+    told |= first
+    for fits in list(zip(*scored, strict=True))[shared:]:  # T3's seeds may differ in theirs
         found = [own[fit] for own, fit in zip(scored, fits, strict=True)]
         shares = {f"{name} %".replace("recall @", "R@"): [own[name] for own in found]
                   for name in found[0] if all(name in own for own in found)}  # fmt: skip
@@ -178,7 +184,8 @@ def _caption(found: Sequence[Found]) -> str:
     if any(record["settings"].get("title") == "Cars196" for _, record in found):
         told.append(
             "Cars196 holds byte-identical photographs under two labels; a *cropped copy* is cut to "
-            "the car already, an easier task than the standard one."
+            "the car already, an easier task than the standard one. A stage that runs share has "
+            "one row. *Mirrored* there: embeddings averaged over each image and its mirror image."
         )
     if any(record.get("dirty") for _, record in found):
         told.append("An asterisk: the checkout had uncommitted changes.")
