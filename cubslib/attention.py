@@ -35,17 +35,37 @@ def self_similarity(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # them nearly equal keys and values keep their digits. What cancels needs no gradient.
         key = key - key.detach().mean(1, keepdim=True)
         mean = value.detach().mean(1, keepdim=True)
+        follow = query, key, value - mean
         if query.device.type == "cpu" and not torch.compiler.is_compiling():
-            x, y, share = _about_the_middle(query.detach(), key.detach())
-            terms = count_terms(x, y)
-            if terms * PAYS <= query.shape[1]:
-                return Series.apply(query, key, value - mean, x, y, share, terms) + mean
-        # (B, N) → (B, 1, N, 1). A transpose in place of the index would leave a stride that the
-        # CPU's flash kernel refuses; it would then hold the matrix.
-        heads = [x.contiguous()[:, None, :, None] for x in (query, key, value - mean)]
-        if query.is_cuda:  # CUDA's memory-efficient kernel wants 8; zeros change no product
-            heads = [F.pad(x, (0, 7)) for x in heads]
-        return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0, :, 0] + mean
+            return _on_a_processor(*follow) + mean
+        return _kernel(*follow) + mean
+
+
+def _on_a_processor(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return it (B, N) by the series, or by the kernel for samples that no short series follows."""
+    x, y, share = _about_the_middle(query.detach(), key.detach())
+    largest = x.abs().amax(1) * y.abs().amax(1)  # (B,)
+    short = largest <= LARGEST
+    terms = count_terms(largest[short].amax().item()) if short.any() else 1
+    if terms * PAYS > query.shape[1] or not short.any():
+        return _kernel(query, key, value)
+    parts = query, key, value, x, y, share
+    if short.all():
+        return Series.apply(*parts, terms)
+    out, others = torch.empty_like(query), ~short
+    out[short] = Series.apply(*(part[short] for part in parts), terms)
+    out[others] = _kernel(query[others], key[others], value[others])
+    return out
+
+
+def _kernel(*parts: Tensor) -> Tensor:
+    """Return it (B, N) by PyTorch's kernel, of query, key and value."""
+    # (B, N) → (B, 1, N, 1). A transpose in place of the index would leave a stride that the
+    # CPU's flash kernel refuses; it would then hold the matrix.
+    heads = [x.contiguous()[:, None, :, None] for x in parts]
+    if heads[0].is_cuda:  # CUDA's memory-efficient kernel wants 8; zeros change no product
+        heads = [F.pad(x, (0, 7)) for x in heads]
+    return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0, :, 0]
 
 
 def _about_the_middle(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,14 +79,8 @@ def _about_the_middle(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tenso
     return query - middle, key - (share * key).sum(1, keepdim=True), share
 
 
-def count_terms(x: Tensor, y: Tensor) -> int:
-    """Return P for the products of x and y (B, N): the rest of the series is below float32's step.
-
-    2³⁰ where a product is larger than `LARGEST`, or none.
-    """
-    largest = (x.abs().amax(1) * y.abs().amax(1)).amax().item() if x.numel() else float("inf")
-    if not largest <= LARGEST:
-        return 2**30
+def count_terms(largest: float) -> int:
+    """Return P for products up to `largest`: the rest of the series is below float32's step."""
     terms, term = 0, 1.0
     while term > 2**-26 or terms < 2 * largest:  # from there on each is less than half the last
         terms += 1
@@ -110,11 +124,11 @@ def _powers(x: Tensor, terms: int) -> Tensor:
 
     Processors are slow at products that are too small for float32's usual form.
     """
-    powers = x.new_empty(len(x), terms, x.shape[1])
-    powers[:, 0] = 1
+    powers = x.new_empty(terms, *x.shape)  # one after the other in memory
+    powers[0] = 1
     for p in range(1, terms):
-        torch.hardshrink(powers[:, p - 1] * x, 1e-25, out=powers[:, p])
-    return powers
+        torch.hardshrink(powers[p - 1] * x, 1e-25, out=powers[p])
+    return powers.transpose(0, 1)
 
 
 def _sums(at: Tensor, of: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
