@@ -35,14 +35,14 @@ def self_similarity(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # them nearly equal keys and values keep their digits. What cancels needs no gradient.
         key = key - key.detach().mean(1, keepdim=True)
         mean = value.detach().mean(1, keepdim=True)
-        follow = query, key, value - mean
+        parts = query, key, value - mean
         if query.device.type == "cpu" and not torch.compiler.is_compiling():
-            return _on_a_processor(*follow) + mean
-        return _kernel(*follow) + mean
+            return _on_a_processor(*parts) + mean
+        return _kernel(*parts) + mean
 
 
 def _on_a_processor(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return it (B, N) by the series, or by the kernel for samples that no short series follows."""
+    """Attend by the series, and by the kernel in samples that no short series follows: (B, N)."""
     x, y, share = _about_the_middle(query.detach(), key.detach())
     largest = x.abs().amax(1) * y.abs().amax(1)  # (B,)
     short = largest <= LARGEST
@@ -59,7 +59,7 @@ def _on_a_processor(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _kernel(*parts: Tensor) -> Tensor:
-    """Return it (B, N) by PyTorch's kernel, of query, key and value."""
+    """Attend by PyTorch's kernel: (B, N) from query, key and value (B, N)."""
     # (B, N) → (B, 1, N, 1). A transpose in place of the index would leave a stride that the
     # CPU's flash kernel refuses; it would then hold the matrix.
     heads = [x.contiguous()[:, None, :, None] for x in parts]
