@@ -62,7 +62,7 @@ _SAMPLE = Recipe(10, 32, 0.02, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 # recipe, on the same classes: after five epochs 26.2 % with SGD at 0.5 and 31.6 with Muon at 0.1
 # (one seed).
 # Cars196, on 14 classes held back, from a ResNet-18 of 40.7 % on Tiny ImageNet's val; 64, then 96
-# pixels, one seed each; MAP@R (Recall@1) in percent. Mild crops (`_CARS`) with smoothing, 10 epochs:
+# pixels, one seed each; MAP@R (Recall@1) in percent. Mild crops (`_CARS`), smoothing, 10 epochs:
 # 32.4 (80.5) read at 112, 27.3 (76.4) at 140; trained at 128 for the same time, 6 epochs: 33.1
 # (77.6). `_STRONG` crops, 20 epochs: 38.6 (82.6) at 112 and 38.9 (84.4) at 140; without smoothing
 # 39.1 (81.8) and 41.3 (85.8). Another seed, 12 epochs: mild 37.6 (84.0) at 128, 26.3 (76.7) at 160;
