@@ -46,8 +46,8 @@ def _on_a_processor(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     x, y, share = _about_the_middle(query.detach(), key.detach())
     largest = x.abs().amax(1) * y.abs().amax(1)  # (B,)
     short = largest <= LARGEST
-    terms = count_terms(largest[short].amax().item()) if short.any() else 1
-    if terms * PAYS > query.shape[1] or not short.any():
+    terms = count_terms(largest[short].amax().item() if short.any() else torch.inf)
+    if terms * PAYS > query.shape[1]:
         return _kernel(query, key, value)
     parts = query, key, value, x, y, share
     if short.all():
@@ -80,7 +80,12 @@ def _about_the_middle(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def count_terms(largest: float) -> int:
-    """Return P for products up to `largest`: the rest of the series is below float32's step."""
+    """Return P for products up to `largest`: the rest of the series is below float32's step.
+
+    2³⁰ where that is more than `LARGEST`, or no number.
+    """
+    if not largest <= LARGEST:
+        return 2**30
     terms, term = 0, 1.0
     while term > 2**-26 or terms < 2 * largest:  # from there on each is less than half the last
         terms += 1

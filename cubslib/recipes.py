@@ -58,7 +58,7 @@ _SAMPLE = Recipe(10, 32, 0.02, sizes=((0, 32), (0.6, 64)), test_size=64, augment
 # and a network trained on blurred images reads sharp ones badly: hence `native_from`, and reading
 # at 64, Tiny ImageNet's own size. The whole training ended at 53.8 % of val (float32, one seed):
 # in its last two epochs the loss fell by 0.33 and val gained 1.1. With fewer of them, 13 epochs and
-# 64 pixels from 88 % on, it ended at 53.1 (bf16, one seed): they pay. ResNet-18 by the same
+# 64 pixels from 88 % on, it ended at 53.1 (bf16, one seed), so they stay. ResNet-18 by the same
 # recipe, on the same classes: after five epochs 26.2 % with SGD at 0.5 and 31.6 with Muon at 0.1
 # (one seed).
 # Cars196, on 14 classes held back, from a ResNet-18 of 40.7 % on Tiny ImageNet's val; 64, then 96

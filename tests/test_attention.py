@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cubslib import attention
-from cubslib.attention import LARGEST, Series, count_terms, self_similarity
+from cubslib.attention import LARGEST, PAYS, Series, count_terms, self_similarity
 from cubslib.check.oracles import attend
 
 
@@ -104,7 +104,9 @@ def test_the_terms_are_as_few_as_float32_allows(largest):
 
 @pytest.mark.parametrize("x", [float("nan"), float("inf"), 1.01 * LARGEST])
 def test_what_no_short_series_follows_goes_to_the_kernel(x, monkeypatch):
+    assert count_terms(x) * PAYS > 1e9
     monkeypatch.setattr(attention.Series, "apply", lambda *_: pytest.fail("a series"))
+    self_similarity(*scalars("large", n=512))
     line = torch.linspace(-1, 1, 512)[None]
     self_similarity(x * line, line, line)
 

@@ -101,7 +101,8 @@ def test_t4_has_a_row_a_stage_and_one_for_what_was_scored_apart(project, publish
         for stage in ("classification", "embedding")
         for how, share in (("", 0.5), (", with mirror images", 0.625))
     }
-    record = made.change(target, {"init_from": "T3,seed=1"}, measures=measures)
+    shared = {"init_from": "T3,seed=1", "classification_from": "T4,control"}
+    record = made.change(target, shared, measures=measures)
     apart = shutil.copytree(target, target.with_name("T4,apart"))
     (apart / "history.csv").unlink()
     made.change(apart, protocol="complete, scored apart", test_images=8131)

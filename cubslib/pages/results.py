@@ -90,13 +90,14 @@ def _settings(record: dict, **more) -> str:
     return ", ".join(f"{name}={value}" for name, value in (told | more).items())
 
 
-def _rows(group: list[Found], told: set[str]) -> list[dict[str, str]]:
+def _rows(group: list[Found], told: set[tuple]) -> list[dict[str, str]]:
     """Return the rows of runs that differ in the seed alone: one, T4's one a stage.
 
-    `told` gathers the runs whose stage 1 has a row already: of those that share it only one has.
+    `told` gathers whose stage 1 has a row already, by protocol: those that share it have one.
     """
     scored, rows = [table.scores(record) for _, record in group], []
-    first = {record["settings"].get("classification_from", folder.name) for folder, record in group}
+    first = {(record["settings"].get("classification_from", folder.name), record["protocol"])
+             for folder, record in group}  # fmt: skip
     shared = group[0][1]["task"] == "T4" and first <= told
     told |= first
     for fits in list(zip(*scored, strict=True))[shared:]:  # T3's seeds may differ in theirs
