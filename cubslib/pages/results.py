@@ -101,12 +101,23 @@ def _rows(group: list[Found], told: set[tuple]) -> list[dict[str, str]]:
     shared = group[0][1]["task"] == "T4" and first <= told
     told |= first
     for fits in list(zip(*scored, strict=True))[shared:]:  # T3's seeds may differ in theirs
-        found = [own[fit] for own, fit in zip(scored, fits, strict=True)]
+        found = [own[fit] | _measured(record, fit)
+                 for own, fit, (_, record) in zip(scored, fits, group, strict=True)]  # fmt: skip
         shares = {f"{name} %".replace("recall @", "R@"): [own[name] for own in found]
                   for name in found[0] if all(name in own for own in found)}  # fmt: skip
         stage = {"run": "", "stage": fits[0]} if group[0][1]["task"] == "T4" else {}
         rows.append(stage | _row(group, shares, fits))
     return rows
+
+
+def _measured(record: dict, stage: str) -> dict[str, float]:
+    """Return what a stage of T4 has beside Recall@K; older records, and other tasks, have none."""
+    measures, found = record.get("measures", {}), {}
+    if own := measures.get(stage):
+        found["MAP@R"] = own["map_at_r"]
+    if mirrored := measures.get(f"{stage}, with mirror images"):
+        found["mirrored R@1"] = mirrored["recall"]["1"]
+    return found
 
 
 def _row(group: list[Found], scores: dict[str, list[float]], fits: Sequence) -> dict[str, str]:

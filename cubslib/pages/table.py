@@ -14,8 +14,7 @@ from cubslib.runs.history import from_csv
 SAMPLE = "SAMPLE"
 COLUMNS = (
     *("Task", "Stage", "Test top-1 %", "Test top-5 %", "Mirrored test top-1 %", "Val top-1 %"),
-    *("Recall @1 %", "Recall @2 %", "Recall @4 %", "Recall @8 %", "MAP@R %"),
-    "Mirrored recall @1 %",
+    *("Recall @1 %", "Recall @2 %", "Recall @4 %", "Recall @8 %"),
     *("Data", "Run", "Fashion", "Weights from", "Epochs", "Minutes", "Parameters", "Seed"),
 )
 
@@ -92,7 +91,7 @@ def _rows(folder: Path, record: dict) -> list[dict[str, str]]:
     }
     trained, rows = _epochs_and_minutes(folder, settings), []
     for fit, shares in scores(record).items():
-        shown = {f"{name[0].upper()}{name[1:]} %": f"{100 * x:.1f}" for name, x in shares.items()}
+        shown = {f"{name} %".capitalize(): f"{100 * share:.1f}" for name, share in shares.items()}
         stage = fit if record["task"] == "T4" else ""
         rows.append(row | {"Stage": stage} | shown | trained.get(fit, {}))
     return rows
@@ -122,15 +121,8 @@ def by_fit(history: Iterable[dict]) -> dict[str, list[dict]]:
 def scores(record: dict) -> dict[str, dict[str, float]]:
     """Return fit → score → share: of both fits of T4, of the one that another task reports."""
     if record["task"] == "T4":
-        found = {}
-        for fit, row in record["recall"].items():
-            found[fit] = {f"recall @{k}": share for k, share in row.items()}
-            measures = record.get("measures", {})
-            if fit in measures:
-                found[fit]["MAP@R"] = measures[fit]["map_at_r"]
-            if mirrored := measures.get(f"{fit}, with mirror images"):
-                found[fit]["mirrored recall @1"] = mirrored["recall"]["1"]
-        return found
+        stages = record["recall"].items()
+        return {fit: {f"recall @{k}": x for k, x in row.items()} for fit, row in stages}
     shares = {name: record[split][top] for name, split, top in SCORES if split in record}
     return {record["settings"].get("fashion") or "classification": shares}
 
